@@ -1,0 +1,1 @@
+"""What real Caffe computed: the recordings that ship with the project (format: docs/recordings.md)."""
