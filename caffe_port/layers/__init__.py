@@ -1,0 +1,13 @@
+"""The layer types, a file a family. Importing this package declares them all."""
+
+from caffe_port.layers import (  # noqa: F401
+    activation,
+    affine,
+    convolution,
+    data,
+    dense,
+    loss,
+    normalization,
+    pooling,
+    structure,
+)

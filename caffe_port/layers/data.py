@@ -1,0 +1,214 @@
+"""Where a net's data comes from. For running and converting, each of these is an input whose tops the caller gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from caffe_port.errors import GraphError
+from caffe_port.layers.base import Count, LayerDef, LayerSpec, Params, refuse
+from caffe_port.registry import layer
+from caffe_port.shapes import Shape
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Data", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"]
+
+
+def read_shapes(params: Params, num_tops: int) -> tuple[Shape, ...]:
+    """The `shape` entries of a parameter message, spread over the tops: one for all, or one each; () if there is none."""
+    shapes = tuple(shape.integers("dim") for shape in params.messages("shape"))
+    if len(shapes) == 1:
+        return shapes * num_tops
+    if len(shapes) not in (0, num_tops):
+        raise GraphError(f"{len(shapes)} shapes for {num_tops} tops; give one, or one a top")
+    return shapes
+
+
+@layer("Input")
+@dataclass(frozen=True, slots=True)
+class Input(LayerDef):
+    """An input of the net.
+
+    Shapes: the tops have the shapes of `input_param.shape`, one for all or one each.
+    Raises: GraphError for another number of shapes; ShapeError (at build) if there is none and the caller gives none.
+    Source: BVLC/caffe @ 9b89154, input_layer.cpp.
+    """
+
+    bottoms = Count(0, 0)
+    tops = Count(1, None)
+    is_input = True
+
+    shapes: tuple[Shape, ...] = ()
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        return cls(read_shapes(spec.params("input_param"), spec.num_tops))
+
+    def declared_shapes(self, num_tops: int) -> list[Shape | None]:
+        return list(self.shapes) if self.shapes else [None] * num_tops
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """The parts of `transform_param` that decide a shape; the rest describes preprocessing."""
+
+    crop_size: int
+    channels: int | None
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Transform:
+        params = spec.params("transform_param")
+        params.inert("scale", "mirror", "mean_file", "force_color", "force_gray")
+        means = params.reals("mean_value")
+        return cls(crop_size=params.integer("crop_size"), channels=len(means) if len(means) > 1 else None)
+
+
+class DataSource(LayerDef):
+    """A layer that reads files. Here its tops are inputs; reading the source is not part of the net."""
+
+    bottoms = Count(0, 0)
+    is_input = True
+
+
+@layer("Data")
+@dataclass(frozen=True, slots=True)
+class Data(DataSource):
+    """Items of a LevelDB or LMDB.
+
+    Shapes: top[0] (batch_size, C, H, W), top[1] (batch_size,). C, H, W stand in the database; `crop_size` and a mean value
+    a channel tell them without it.
+    Source: BVLC/caffe @ 9b89154, data_layer.cpp.
+    """
+
+    tops = Count(1, 2)
+
+    batch_size: int
+    transform: Transform
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("data_param")
+        # Read by nobody in Caffe either: the V1 upgrade moves them to transform_param.
+        params.inert("rand_skip", "scale", "mean_file", "crop_size", "mirror", "force_encoded_color")
+        params.inert("source", "backend", "prefetch")
+        return cls(params.integer("batch_size"), Transform.parse(spec))
+
+    def declared_shapes(self, num_tops: int) -> list[Shape | None]:
+        crop, channels = self.transform.crop_size, self.transform.channels
+        data = (self.batch_size, channels, crop, crop) if crop and channels else None
+        return [data, (self.batch_size,)][:num_tops]
+
+
+@layer("ImageData")
+@dataclass(frozen=True, slots=True)
+class ImageData(DataSource):
+    """Image files of a list.
+
+    Shapes: top[0] (batch_size, 3 or 1, H, W), top[1] (batch_size,); H, W from crop_size, else new_height and new_width.
+    Raises: UnsupportedParameter if only one of new_height and new_width is given.
+    Source: BVLC/caffe @ 9b89154, image_data_layer.cpp.
+    """
+
+    tops = Count(2, 2)
+
+    batch_size: int
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("image_data_param")
+        params.inert("source", "rand_skip", "shuffle", "root_folder", "scale", "mean_file", "crop_size", "mirror")
+        height, width = params.integer("new_height"), params.integer("new_width")
+        if (height > 0) != (width > 0):
+            raise refuse("new_height and new_width must be given together")
+        crop = Transform.parse(spec).crop_size
+        channels = 3 if params.flag("is_color") else 1
+        return cls(params.integer("batch_size"), channels, crop or height, crop or width)
+
+    def declared_shapes(self, num_tops: int) -> list[Shape | None]:
+        data = (self.batch_size, self.channels, self.height, self.width) if self.height else None
+        return [data, (self.batch_size,)]
+
+
+@layer("MemoryData")
+@dataclass(frozen=True, slots=True)
+class MemoryData(DataSource):
+    """Arrays a program hands over.
+
+    Shapes: top[0] (batch_size, channels, height, width), top[1] (batch_size,).
+    Raises: UnsupportedParameter unless all four are positive.
+    Source: BVLC/caffe @ 9b89154, memory_data_layer.cpp.
+    """
+
+    tops = Count(2, 2)
+
+    shape: Shape
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("memory_data_param")
+        Transform.parse(spec)
+        shape = tuple(params.integer(name) for name in ("batch_size", "channels", "height", "width"))
+        if min(shape) <= 0:
+            raise refuse("batch_size, channels, height and width must all be given and positive")
+        return cls(shape)
+
+    def declared_shapes(self, num_tops: int) -> list[Shape | None]:
+        return [self.shape, self.shape[:1]]
+
+
+@layer("HDF5Data")
+@dataclass(frozen=True, slots=True)
+class HDF5Data(DataSource):
+    """Datasets of HDF5 files, named as the tops. Their shapes stand in the files alone.
+
+    Raises: UnsupportedParameter if there is a transform_param, as in Caffe.
+    Source: BVLC/caffe @ 9b89154, hdf5_data_layer.cpp.
+    """
+
+    tops = Count(1, None)
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        spec.params("hdf5_data_param").inert("source", "batch_size", "shuffle")
+        if spec.message.HasField("transform_param"):
+            raise refuse("HDF5Data does not transform data: remove transform_param")
+        return cls()
+
+    def declared_shapes(self, num_tops: int) -> list[Shape | None]:
+        return [None] * num_tops
+
+
+@layer("WindowData")
+@dataclass(frozen=True, slots=True)
+class WindowData(DataSource):
+    """Windows cut from the images of an R-CNN window file.
+
+    Shapes: top[0] (batch_size, 3, crop_size, crop_size), top[1] (batch_size,); C is 3 for colour images.
+    Raises: UnsupportedParameter without a crop_size.
+    Source: BVLC/caffe @ 9b89154, window_data_layer.cpp.
+    """
+
+    tops = Count(2, 2)
+
+    batch_size: int
+    crop_size: int
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("window_data_param")
+        params.inert(
+            "source", "scale", "mean_file", "crop_size", "mirror", "fg_threshold", "bg_threshold", "fg_fraction",
+            "context_pad", "crop_mode", "cache_images", "root_folder",
+        )  # fmt: skip
+        crop = Transform.parse(spec).crop_size
+        if crop <= 0:
+            raise refuse("transform_param.crop_size must be given")
+        return cls(params.integer("batch_size"), crop)
+
+    def declared_shapes(self, num_tops: int) -> list[Shape | None]:
+        return [(self.batch_size, 3, self.crop_size, self.crop_size), (self.batch_size,)]

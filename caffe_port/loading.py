@@ -1,0 +1,153 @@
+"""Files → Net: the prototxt, the weights, or a caffemodel alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffe_port import build
+from caffe_port.errors import GraphError, Location, Problem, WeightsError
+from caffe_port.frontend import NetState, PlacedLayer
+from caffe_port.net import Net, Source
+from caffe_port.proto import text, upgrade, wire
+from caffe_port.weights import StoredLayer, assign
+
+__all__ = ["load"]
+
+PathLike = str | os.PathLike[str]
+
+
+def load(
+    prototxt: PathLike,
+    weights: PathLike | Sequence[PathLike] | None = None,
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    allow_missing_weights: bool = False,
+    allow_unused_weights: bool = False,
+) -> Net:
+    """Reads a net and its weights.
+
+    `prototxt`: a text definition, or a caffemodel, which carries its own (then `weights` is not needed; see below).
+    `weights`: one weight file or several, loaded one after the other, matched by layer name. None: no values.
+    `phase`, `level`, `stages`: the state that include and exclude rules are held against.
+    `input_shapes`: shapes of inputs by blob name, where the file has none or others are wanted.
+    `allow_missing_weights`, `allow_unused_weights`: let layers without weights, or weights without a layer, pass.
+
+    A caffemodel holds the net that was saved, usually the one that was trained: its state rules have already been applied
+    and are not applied again, and its layers' saved phase gives way to `phase`. Its data layers become inputs.
+
+    Returns a Net. Raises: PrototxtError, WeightsError, GraphError, ShapeError, UnsupportedLayer, UnsupportedParameter, with
+    everything that is wrong in one message.
+    """
+    if phase not in ("TRAIN", "TEST"):
+        raise GraphError(f"phase must be TRAIN or TEST, not {phase!r}")
+    definition = Path(prototxt)
+    files = [weights] if isinstance(weights, (str, os.PathLike)) else list(weights or ())
+    state = NetState(phase, level, tuple(stages))
+    if wire.looks_binary(definition):
+        saved = wire.read(definition)
+        upgraded = upgrade.upgrade_net(saved.net, None, saved.blobs)
+        layers = [_unruled(message, definition.name, i) for i, message in enumerate(upgraded.net.layer)]
+        files.insert(0, definition)
+    else:
+        message, source_map = text.read(definition)
+        upgraded = upgrade.upgrade_net(message, source_map, None)
+        layers = [
+            PlacedLayer(layer, source_map.location(origin), i)
+            for i, (layer, origin) in enumerate(zip(upgraded.net.layer, upgraded.origin, strict=True))
+        ]
+        if upgraded.net.HasField("state"):
+            state = _merged(state, upgraded.net.state)
+    net, source_index = build.build(layers, name=upgraded.net.name, state=state, input_shapes=input_shapes)
+    net = replace(
+        net,
+        sources=(Source("definition", definition),),
+        upgrades=tuple(upgraded.steps),
+        notes=net.notes + _batch_statistics_notes(net),
+    )
+    inline = _inline_weights(net, layers, source_index)
+    if inline:
+        net = assign(net, inline, file=definition.name, allow_missing=True, allow_unused=False)
+    for position, name in enumerate(files):
+        path = Path(name)
+        net = assign(
+            net,
+            _stored(path),
+            file=path.name,
+            allow_missing=allow_missing_weights or position + 1 < len(files),
+            allow_unused=allow_unused_weights or path == definition,
+        )
+        net = replace(net, sources=(*net.sources, Source("weights", path)))
+    return net
+
+
+def _stored(path: Path) -> list[StoredLayer]:
+    """The layers of a weight file, upgraded to V2, and their learned blobs."""
+    if path.exists() and not wire.looks_binary(path):
+        raise WeightsError(f"{path}: this is no caffemodel but text; the prototxt comes first, the weights second")
+    saved = wire.read(path)
+    upgraded = upgrade.upgrade_net(saved.net, None, saved.blobs)
+    return [
+        (layer.name, layer.type, blobs) for layer, blobs in zip(upgraded.net.layer, upgraded.blobs, strict=True)
+    ]
+
+
+def _unruled(message: Any, file: str, index: int) -> PlacedLayer:
+    """A saved layer without the rules and the phase it was saved with."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    copy.ClearField("include")
+    copy.ClearField("exclude")
+    copy.ClearField("phase")
+    return PlacedLayer(copy, Location(file), index, automatic=message.type == "Split")
+
+
+def _merged(state: NetState, written: Any) -> NetState:
+    """The state asked for, with what the file's own `state` adds: its level, its stages (a phase asked for wins)."""
+    return NetState(state.phase, state.level or written.level, (*written.stage, *state.stages))
+
+
+def _inline_weights(net: Net, layers: Sequence[PlacedLayer], source_index: Sequence[int]) -> list[StoredLayer]:
+    """Learned blobs written in the prototxt itself."""
+    stored = []
+    for layer, index in zip(net.layers, source_index, strict=True):
+        blobs = layers[index].message.blobs if index >= 0 else ()
+        if blobs:
+            stored.append((layer.name, layer.type, [_blob_data(blob) for blob in blobs]))
+    return stored
+
+
+def _blob_data(blob: Any) -> wire.BlobData:
+    legacy = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
+    shape = (blob.num, blob.channels, blob.height, blob.width) if legacy else tuple(blob.shape.dim)
+    data = np.array(blob.double_data or blob.data, dtype=np.float64 if blob.double_data else np.float32)
+    data.flags.writeable = False
+    return wire.BlobData(shape=shape, legacy=legacy, data=data, diff=None)
+
+
+def _batch_statistics_notes(net: Net) -> tuple[Problem, ...]:
+    """Says so where a net for inference normalizes with the statistics of the batch it is given."""
+    layers = [
+        layer
+        for layer in net.layers
+        if net.phase == "TEST" and layer.type == "BatchNorm" and not getattr(layer.definition, "use_global_stats", True)
+    ]
+    if not layers:
+        return ()
+    return (
+        Problem(
+            GraphError,
+            f"{len(layers)} BatchNorm layers say use_global_stats: false, so each result depends on the whole batch; "
+            "a deploy prototxt usually says true",
+            layers[0].name,
+            layers[0].location,
+        ),
+    )

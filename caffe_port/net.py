@@ -1,0 +1,244 @@
+"""A net: layers that refer to blobs and weights by object, all of it frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from caffe_port.errors import GraphError, Location, Problem, Problems, WeightsError
+from caffe_port.layers.base import LayerDef
+from caffe_port.shapes import Shape, format_shape
+
+__all__ = ["Blob", "Layer", "Net", "Source", "Weight"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blob:
+    """One value of a blob. A layer that works in place makes a new version under the same name.
+
+    `alias_of` is set on a version that nobody wrote under this name: its memory is shared (Split, Flatten, Reshape) with
+    a blob that a layer then overwrote in place. Its value is that blob's, in this one's shape.
+    """
+
+    name: str
+    shape: Shape
+    version: int = 0
+    alias_of: Blob | None = None
+
+    def __repr__(self) -> str:
+        return f"<Blob {self.name!r} v{self.version} {format_shape(self.shape)}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A learned blob. `data` has `shape`, is read-only, and is None until a file or a caller brings it.
+
+    `owner` is set on a blob shared by name (`param { name: ... }`) with an earlier layer: it has that one's data.
+    """
+
+    layer: str
+    index: int
+    shape: Shape
+    data: npt.NDArray[np.floating[Any]] | None = None
+    owner: Weight | None = None
+    name: str = ""
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+    filler: Any = None
+    default_fill: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return f"{self.layer}/{self.index}"
+
+    def __repr__(self) -> str:
+        return f"<Weight {self.label!r} {format_shape(self.shape)}{'' if self.data is not None else ' (unset)'}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A layer of a built net. `index` is Caffe's own, Split layers counted."""
+
+    index: int
+    name: str
+    definition: LayerDef
+    bottoms: tuple[Blob, ...]
+    tops: tuple[Blob, ...]
+    weights: tuple[Weight, ...] = ()
+    phase: str = "TEST"
+    loss_weights: tuple[float, ...] = ()
+    location: Location | None = None
+    automatic: bool = False
+    """Inserted by Caffe's rules (Split), not written by anybody."""
+
+    @property
+    def type(self) -> str:
+        return self.definition.type
+
+    @property
+    def is_in_place(self) -> bool:
+        return any(top.name == bottom.name for top, bottom in zip(self.tops, self.bottoms, strict=False))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass at the net's shapes."""
+        return self.definition.macs([b.shape for b in self.bottoms], [t.shape for t in self.tops])
+
+    def __repr__(self) -> str:
+        return f"<Layer {self.index} {self.name!r} {self.type}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file a net came from; `role` is `definition` or `weights`."""
+
+    role: str
+    path: Path
+
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes, read now."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Net:
+    """A net as Caffe would build it: `layers` in Caffe's order, `inputs` and `outputs` as names of blobs.
+
+    `inputs` are the tops a caller gives: those of Input layers and of data layers (Data, ImageData, …), whose reading of
+    files is not part of the net. `outputs` are the blobs no layer consumes, sorted by name as Caffe does.
+    `notes` are things a user should know that are no errors (a parameter that Caffe itself ignores, for example).
+    """
+
+    name: str
+    phase: str
+    layers: tuple[Layer, ...]
+    input_blobs: tuple[Blob, ...]
+    output_blobs: tuple[Blob, ...]
+    notes: tuple[Problem, ...] = ()
+    sources: tuple[Source, ...] = ()
+    upgrades: tuple[str, ...] = ()
+    blobs: Mapping[str, Blob] = field(default_factory=dict)
+    """The last version of every blob, in the order of first writing."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(blob.name for blob in self.input_blobs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(blob.name for blob in self.output_blobs)
+
+    @property
+    def input_shapes(self) -> dict[str, Shape]:
+        return {blob.name: blob.shape for blob in self.input_blobs}
+
+    def weights(self) -> Iterator[Weight]:
+        """Every learned blob, shared ones once, at their owner."""
+        for layer in self.layers:
+            yield from (weight for weight in layer.weights if weight.owner is None)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name (the last, where several have it, as in Caffe). Raises GraphError if there is none."""
+        for layer in reversed(self.layers):
+            if layer.name == name:
+                return layer
+        raise GraphError(f"net {self.name!r} has no layer {name!r}")
+
+    def missing_weights(self) -> list[Weight]:
+        """The learned blobs that have no values yet."""
+        return [weight for weight in self.weights() if weight.data is None]
+
+    def require_weights(self) -> None:
+        """Raises WeightsError naming every learned blob without values."""
+        problems = Problems()
+        for weight in self.missing_weights():
+            problems.add(
+                WeightsError,
+                f"learned blob {weight.index} of shape {format_shape(weight.shape)} has no values",
+                layer=weight.layer,
+                hint="give a weight file that has this layer",
+            )
+        problems.raise_if_any()
+
+    def with_weights(self, values: Mapping[str, Sequence[npt.ArrayLike]], *, partial: bool = False) -> Net:
+        """A net with other weights.
+
+        `values`: layer name → its learned blobs in Caffe's order, each of exactly the blob's shape; kept as float32, or as
+        float64 where the array given is. Layers not named keep theirs (with `partial=False` a layer that has learned
+        blobs and is neither named nor set raises).
+        Raises: WeightsError for unknown layers, wrong numbers of blobs and wrong shapes, all at once.
+        """
+        problems = Problems()
+        known = {layer.name for layer in self.layers if layer.weights}
+        for name in values:
+            if name not in known:
+                problems.add(WeightsError, "no layer of this name has learned blobs", layer=name)
+        renewed: dict[int, Weight] = {}
+        for layer in self.layers:
+            given = values.get(layer.name)
+            if given is not None and len(given) != len(layer.weights):
+                problems.add(
+                    WeightsError, f"has {len(layer.weights)} learned blobs, {len(given)} were given", layer=layer.name
+                )
+                given = None
+            for i, weight in enumerate(layer.weights):
+                if weight.owner is not None:
+                    continue
+                data = weight.data
+                if given is not None:
+                    data = _frozen(given[i])
+                    if data.shape != weight.shape:
+                        problems.add(
+                            WeightsError,
+                            f"learned blob {i} has shape {format_shape(weight.shape)}, "
+                            f"{format_shape(data.shape)} was given",
+                            layer=layer.name,
+                        )
+                renewed[id(weight)] = replace(weight, data=data)
+        problems.raise_if_any()
+        net = replace(self, layers=tuple(_with_weights(layer, renewed) for layer in self.layers))
+        if not partial:
+            net.require_weights()
+        return net
+
+    def with_input_shapes(self, shapes: Mapping[str, Sequence[int]]) -> Net:
+        """The same net for inputs of other shapes, as Caffe's `net.reshape()` gives it.
+
+        Raises: GraphError for a name that is no input; ShapeError, for all layers at once, where the shapes do not fit.
+        """
+        from caffe_port.build import reshape
+
+        return reshape(self, shapes)
+
+    def __repr__(self) -> str:
+        return f"<Net {self.name!r} {self.phase} {len(self.layers)} layers, {self.inputs} -> {self.outputs}>"
+
+
+def _frozen(values: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
+    array = np.asarray(values)
+    if array.dtype != np.float64:
+        array = array.astype(np.float32, copy=False)
+    if array.flags.writeable:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def _with_weights(layer: Layer, renewed: Mapping[int, Weight]) -> Layer:
+    """`layer` with its learned blobs replaced; shared ones follow their owner."""
+    weights = []
+    for weight in layer.weights:
+        if weight.owner is None:
+            weights.append(renewed[id(weight)])
+        else:
+            owner = renewed[id(weight.owner)]
+            data = None if owner.data is None else owner.data.reshape(weight.shape)
+            weights.append(replace(weight, owner=owner, data=data))
+    return replace(layer, weights=tuple(weights))

@@ -1,0 +1,143 @@
+"""Runs a net on NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from caffe_port.errors import CaffePortError, GraphError, ShapeError
+from caffe_port.layers.base import Array, RunContext
+from caffe_port.net import Blob, Layer, Net, Weight
+from caffe_port.shapes import format_shape
+
+__all__ = ["check_inputs", "run", "run_layers"]
+
+
+def check_inputs(net: Net, inputs: Mapping[str, npt.ArrayLike], dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
+    """The inputs as arrays of `dtype`. Raises GraphError unless there is exactly one for each input of the net."""
+    missing = [name for name in net.inputs if name not in inputs]
+    extra = [name for name in inputs if name not in net.inputs]
+    if missing or extra:
+        wrong = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"not an input: {', '.join(extra)}"] * bool(extra)
+        raise GraphError(f"net {net.name!r} takes {', '.join(net.inputs) or 'no inputs'}; {'; '.join(wrong)}")
+    arrays = {}
+    for name in net.inputs:
+        try:
+            arrays[name] = np.asarray(inputs[name], dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(f"input {name!r} is no array of numbers: {error}") from None
+    return arrays
+
+
+def run(
+    net: Net,
+    inputs: Mapping[str, npt.ArrayLike],
+    dtype: npt.DTypeLike = "float32",
+    *,
+    outputs: Iterable[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Runs the net and returns its blobs, each with its last value.
+
+    `inputs`: an array for each of `net.inputs`; shapes other than the net's reshape it first, as Caffe would.
+    `dtype`: float32 as Caffe computes, or float64. `outputs`: the blobs wanted (default all); with it, every other value is
+    dropped as soon as no layer needs it any more. `seed`: for Dropout in TRAIN.
+    Raises: GraphError for missing or unknown inputs and outputs, ShapeError for shapes that do not fit, WeightsError if a
+    learned blob has no values.
+    """
+    arrays = check_inputs(net, inputs, dtype)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != net.input_shapes:
+        net = net.with_input_shapes(shapes)
+    wanted = list(net.blobs) if outputs is None else list(outputs)
+    unknown = [name for name in wanted if name not in net.blobs]
+    if unknown:
+        raise GraphError(f"net {net.name!r} has no blob {', '.join(map(repr, unknown))}")
+    keep = {id(_storage(net.blobs[name])) for name in wanted}
+    last_use = _last_uses(net)
+    values: dict[int, Array] = {}
+    for position, _ in enumerate(run_layers(net, arrays, dtype, seed=seed, values=values)):
+        for key in [key for key in values if last_use.get(key, -1) <= position and key not in keep]:
+            del values[key]
+    return {name: _value(net.blobs[name], values) for name in wanted}
+
+
+def run_layers(
+    net: Net,
+    inputs: Mapping[str, Array],
+    dtype: npt.DTypeLike = "float32",
+    *,
+    seed: int = 0,
+    values: dict[int, Array] | None = None,
+    new_weights: dict[str, dict[int, Array]] | None = None,
+) -> Iterator[tuple[Layer, dict[Blob, Array]]]:
+    """Runs the net layer by layer: yields each layer and its tops' values right after it ran.
+
+    `inputs` are of `dtype` and of the net's shapes. `values` (by id of the Blob) holds what is alive; a caller may delete
+    from it what nobody needs any more. `new_weights` receives, by layer name and index, learned blobs that the pass moved
+    (BatchNorm in TRAIN).
+    """
+    net.require_weights()
+    real = np.dtype(dtype)
+    if real not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise GraphError(f"dtype must be float32 or float64, not {real}")
+    rng = np.random.default_rng(seed)
+    values = {} if values is None else values
+    for layer in net.layers:
+        if layer.definition.is_input:
+            tops = [inputs[blob.name] for blob in layer.tops]
+        else:
+            context = RunContext(
+                phase=layer.phase,
+                dtype=real,
+                rng=rng,
+                in_place=layer.is_in_place,
+                top_shapes=tuple(top.shape for top in layer.tops),
+            )
+            bottoms = [_value(blob, values) for blob in layer.bottoms]
+            weights = [_weight(weight, real) for weight in layer.weights]
+            try:
+                tops = layer.definition.forward(context, bottoms, weights)
+            except MemoryError:
+                raise CaffePortError(f"layer {layer.name!r}: not enough memory for this batch") from None
+            if new_weights is not None and context.new_weights:
+                new_weights[layer.name] = context.new_weights
+        for blob, value in zip(layer.tops, tops, strict=True):
+            if value.shape != blob.shape:
+                raise ShapeError(
+                    f"layer {layer.name!r} ({layer.type}) made {blob.name!r} {format_shape(value.shape)}, "
+                    f"not {format_shape(blob.shape)}: a fault of caffe_port"
+                )
+            values[id(blob)] = value
+        yield layer, dict(zip(layer.tops, tops, strict=True))
+
+
+def _weight(weight: Weight, dtype: np.dtype[Any]) -> Array:
+    assert weight.data is not None
+    # Values viewed in a mapped file may lie unaligned; BLAS would copy them for each call.
+    return np.require(weight.data, dtype=dtype, requirements=["A"])
+
+
+def _storage(blob: Blob) -> Blob:
+    """The blob whose value this one has."""
+    while blob.alias_of is not None:
+        blob = blob.alias_of
+    return blob
+
+
+def _value(blob: Blob, values: Mapping[int, Array]) -> Array:
+    if blob.alias_of is None:
+        return values[id(blob)]
+    return values[id(_storage(blob))].reshape(blob.shape)
+
+
+def _last_uses(net: Net) -> dict[int, int]:
+    """By id of the Blob that holds the value: position of the last layer that reads it."""
+    uses: dict[int, int] = {}
+    for position, layer in enumerate(net.layers):
+        for blob in layer.bottoms:
+            uses[id(_storage(blob))] = position
+    return uses

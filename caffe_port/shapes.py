@@ -1,0 +1,87 @@
+"""Caffe's shape arithmetic, written once: axes, counts, and the rounding of convolution and pooling windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from caffe_port.errors import ShapeError
+
+__all__ = [
+    "Shape",
+    "canonical_axis",
+    "conv_output",
+    "count",
+    "deconv_output",
+    "format_shape",
+    "pool_output",
+]
+
+Shape = tuple[int, ...]
+
+# Caffe refuses a blob of more axes (kMaxBlobAxes) or more elements (INT_MAX).
+MAX_AXES = 32
+MAX_ELEMENTS = 2**31 - 1
+
+
+def count(shape: Sequence[int], start: int = 0, stop: int | None = None) -> int:
+    """Product of the dims `shape[start:stop]`; 1 where the range is empty."""
+    return math.prod(shape[start:stop])
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """The shape as people write it: `1x3x224x224`, `()` for a scalar."""
+    return "x".join(map(str, shape)) or "()"
+
+
+def canonical_axis(axis: int, num_axes: int) -> int:
+    """`axis` counted from the front; a negative one counts from the end.
+
+    Raises: ShapeError if it is out of range. Source: Blob::CanonicalAxisIndex.
+    """
+    if not -num_axes <= axis < num_axes:
+        raise ShapeError(f"axis {axis} is out of range for a blob of {num_axes} axes")
+    return axis + num_axes if axis < 0 else axis
+
+
+def check_shape(shape: Sequence[int]) -> Shape:
+    """`shape` as a tuple, if Caffe would allocate it; else ShapeError."""
+    if len(shape) > MAX_AXES:
+        raise ShapeError(f"{len(shape)} axes; Caffe allows {MAX_AXES}")
+    if any(dim < 0 for dim in shape):
+        raise ShapeError(f"shape {format_shape(shape)} has a negative dim")
+    if count(shape) > MAX_ELEMENTS:
+        raise ShapeError(f"shape {format_shape(shape)} has more than {MAX_ELEMENTS} elements")
+    return tuple(shape)
+
+
+def _truncated_quotient(numerator: int, denominator: int) -> int:
+    """Division as C does it: rounded toward zero."""
+    quotient = abs(numerator) // abs(denominator)
+    return quotient if (numerator < 0) == (denominator < 0) else -quotient
+
+
+def conv_output(size: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> int:
+    """Output size of a convolution along one axis.
+
+    C's division truncates toward zero, so a kernel larger than the padded input by less than the stride gives 1, not 0.
+    """
+    extent = dilation * (kernel - 1) + 1
+    return _truncated_quotient(size + 2 * pad - extent, stride) + 1
+
+
+def deconv_output(size: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> int:
+    """Output size of a deconvolution along one axis."""
+    return stride * (size - 1) + dilation * (kernel - 1) + 1 - 2 * pad
+
+
+def pool_output(size: int, kernel: int, stride: int, pad: int, *, clip: bool, floor: bool = False) -> int:
+    """Output size of a pooling along one axis: rounded up unless `floor`.
+
+    With `clip` (Caffe: any pad is positive, on either axis) a last window that would start in the far padding is dropped.
+    """
+    steps = (size + 2 * pad - kernel) / stride
+    output = (math.floor(steps) if floor else math.ceil(steps)) + 1
+    if clip and (output - 1) * stride >= size + pad:
+        output -= 1
+    return output
