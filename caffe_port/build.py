@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from caffe_port import registry
 from caffe_port.errors import (
@@ -123,9 +122,7 @@ def reshape(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
     renewed = _assemble(plans, whole, keep, problems)
     problems.raise_if_any()
     assert renewed is not None
-    return replace(
-        renewed, name=net.name, phase=net.phase, notes=net.notes, sources=net.sources, upgrades=net.upgrades
-    )
+    return replace(renewed, name=net.name, phase=net.phase, notes=net.notes, sources=net.sources, upgrades=net.upgrades)
 
 
 def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Problem]) -> _Plan:
@@ -143,7 +140,11 @@ def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Pr
     definition: LayerDef | None = None
     if definition_class is None:
         nearest = registry.nearest_types(message.type)
-        hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "`caffe-port layers` lists the known ones"
+        hint = (
+            f"did you mean {' or '.join(map(repr, nearest))}?"
+            if nearest
+            else "`caffe-port layers` lists the known ones"
+        )
         wrong(UnsupportedLayer, f"unknown layer type {message.type!r}", hint)
     else:
         num_tops = len(message.top)
@@ -156,9 +157,15 @@ def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Pr
             if number not in counts:
                 wrong(GraphError, f"{message.type} takes {counts} {what}, {number} are given")
         if definition_class.same_count and len(message.bottom) != num_tops:
-            wrong(GraphError, f"{message.type} needs as many tops as bottoms ({num_tops} and {len(message.bottom)} given)")
+            wrong(
+                GraphError, f"{message.type} needs as many tops as bottoms ({num_tops} and {len(message.bottom)} given)"
+            )
         if message.loss_weight and len(message.loss_weight) != num_tops:
-            wrong(GraphError, f"{len(message.loss_weight)} loss_weight entries for {num_tops} tops", "give one a top, or none")
+            wrong(
+                GraphError,
+                f"{len(message.loss_weight)} loss_weight entries for {num_tops} tops",
+                "give one a top, or none",
+            )
         if message.propagate_down and len(message.propagate_down) != len(message.bottom):
             wrong(GraphError, f"{len(message.propagate_down)} propagate_down entries for {len(message.bottom)} bottoms")
         spec = LayerSpec(message, phase, layer.location)
@@ -214,7 +221,11 @@ def _report_unread(
             )
             continue
         for name in spec.read[descriptor.name].unread():
-            wrong(UnsupportedParameter, f"{descriptor.name}.{name} is set, and nothing here looks at it", "remove it, or report it")
+            wrong(
+                UnsupportedParameter,
+                f"{descriptor.name}.{name} is set, and nothing here looks at it",
+                "remove it, or report it",
+            )
 
 
 class _Sharing:
@@ -233,7 +244,9 @@ class _Sharing:
         for i, spec in enumerate(specs):
             param = plan.params[i] if i < len(plan.params) else _ParamSpec()
             if frozen and param.lr_mult:
-                raise UnsupportedParameter(f"lr_mult of learned blob {i} must be 0: {plan.type} computes it, nobody learns it")
+                raise UnsupportedParameter(
+                    f"lr_mult of learned blob {i} must be 0: {plan.type} computes it, nobody learns it"
+                )
             default = 0.0 if frozen else 1.0
             weight = Weight(
                 layer=plan.name,
@@ -269,7 +282,9 @@ class _Sharing:
         for what in ("lr_mult", "decay_mult"):
             mine, theirs = getattr(param, what), getattr(owner_param, what)
             if mine is not None and theirs is not None and mine != theirs:
-                raise GraphError(f"shares param {param.name!r} with {owner.label}, with another {what}: {mine:g}, not {theirs:g}")
+                raise GraphError(
+                    f"shares param {param.name!r} with {owner.label}, with another {what}: {mine:g}, not {theirs:g}"
+                )
         # An explicit multiplier of the sharer would fill in an unset one of the owner; only training would notice.
         return replace(weight, owner=owner, lr_mult=owner.lr_mult, decay_mult=owner.decay_mult)
 
@@ -402,7 +417,8 @@ def _input_shapes(plan: _Plan, definition: LayerDef, given: Mapping[str, Sequenc
     for name, shape in zip(plan.tops, declared, strict=True):
         chosen = given.get(name, shape)
         if chosen is None:
-            raise ShapeError(f"the shape of {name!r} is not in the file: give it (input_shapes=, --input-shape {name}=N,C,H,W)")
+            raise ShapeError(
+                f"the shape of {name!r} is not in the file: give it (input_shapes=, --input-shape {name}=N,C,H,W)"
+            )
         shapes.append(check_shape([int(dim) for dim in chosen]))
     return shapes
-

@@ -89,7 +89,9 @@ def insert_splits(layers: Sequence[PlacedLayer], problems: Problems) -> list[Pla
                 hint = "tops must be made by an earlier layer of the file"
                 if any(bottom in other.message.top for other in layers[i:]):
                     hint = "it is made by a later layer; Caffe does not sort layers"
-                problems.add(GraphError, f"unknown bottom {bottom!r}", layer=layer.name, location=layer.location, hint=hint)
+                problems.add(
+                    GraphError, f"unknown bottom {bottom!r}", layer=layer.name, location=layer.location, hint=hint
+                )
                 continue
             source_of[i, j] = last_top[bottom]
             uses[last_top[bottom]] = uses.get(last_top[bottom], 0) + 1

@@ -95,9 +95,7 @@ def _stored(path: Path) -> list[StoredLayer]:
         raise WeightsError(f"{path}: this is no caffemodel but text; the prototxt comes first, the weights second")
     saved = wire.read(path)
     upgraded = upgrade.upgrade_net(saved.net, None, saved.blobs)
-    return [
-        (layer.name, layer.type, blobs) for layer, blobs in zip(upgraded.net.layer, upgraded.blobs, strict=True)
-    ]
+    return [(layer.name, layer.type, blobs) for layer, blobs in zip(upgraded.net.layer, upgraded.blobs, strict=True)]
 
 
 def _unruled(message: Any, file: str, index: int) -> PlacedLayer:

@@ -97,7 +97,9 @@ def _arrays(
             )
         elif blob.data.size != count(weight.shape):
             problems.add(
-                WeightsError, f"learned blob {i} has {blob.data.size} values for shape {format_shape(weight.shape)}", layer=layer
+                WeightsError,
+                f"learned blob {i} has {blob.data.size} values for shape {format_shape(weight.shape)}",
+                layer=layer,
             )
         else:
             arrays.append(blob.data.reshape(weight.shape))

@@ -43,12 +43,13 @@ _TOKEN = re.compile(
     | (0[xX][0-9A-Fa-f]+ | 0[0-7]+(?![0-9])
        | (?:(?!0[0-9])[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)                       # 2 number
     | ("[^"\\\0]*(?:\\[^\0][^"\\\0]*)*" | '[^'\\\0]*(?:\\[^\0][^'\\\0]*)*')                         # 3 string
-    | ([^\w\s"'])                                                                                   # 4 symbol
-    | (0[0-9]+ | .)                                                                                 # 5 none of these
+    | ([!$-&(-/:-@\[-^`{-~])                                                                       # 4 symbol
+    | (["'].*)                                                                # 5 string that never ends
+    | (0[0-9]+ | .)                                                           # 6 none of these
     """,
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
-_NAME, _NUMBER, _STRING, _SYMBOL, _BAD, _END = 1, 2, 3, 4, 5, 6
+_NAME, _NUMBER, _STRING, _SYMBOL, _UNCLOSED, _BAD, _END = 1, 2, 3, 4, 5, 6, 7
 
 _ESCAPE = re.compile(
     rb"""\\(?: ([0-7]{1,3}) | x([0-9A-Fa-f]{1,2})
@@ -217,7 +218,7 @@ class _Parser:
                 self.at = at + 1
                 target = message
                 entries = known.get(word)
-                if entries is None:
+                if not entries:
                     entries = known[word] = []
                 elif not spec.repeated:
                     first = self.source._at(entries[0][0]).line
@@ -353,9 +354,7 @@ class _Parser:
         raise _Refused
 
     def unclosed(self, at: int) -> NoReturn:
-        start = self.starts[at]
-        shown = _quote(self.text[start : start + 1000])
-        self.stop(at, f"the string that begins here, {shown}, has no closing quote")
+        self.stop(at, f"the string that begins here, {_quote(self.words[at])}, has no closing quote")
 
     def check_end(self, at: int, spec: _Field, kind: str) -> None:
         """Refuses a number with more than a number behind it, as in 1.2.3, 1e or 0x."""
@@ -490,7 +489,7 @@ class _Parser:
         at = self.at
         if self.kinds[at] != _STRING:
             hint = ""
-            if self.words[at] in ('"', "'"):
+            if self.kinds[at] == _UNCLOSED:
                 self.unclosed(at)
             elif self.kinds[at] in (_NAME, _NUMBER):
                 hint = "strings stand in quotes"
@@ -562,23 +561,21 @@ class _Parser:
         if word == "-":
             self.at += 1
             kind = self.kinds[self.at]
-        if kind in (_NAME, _NUMBER) or (kind == _BAD and self.words[self.at] not in ('"', "'")):
+        if kind in (_NAME, _NUMBER, _BAD):
             # A name with a colon or a brace behind it is the next field: the value is missing.
             if kind == _NAME and self.words[self.at + 1] in (":", "{", "<"):
                 return
             self.at += 1
             # `1.2.3` and `0x` are several tokens, but to the author one value.
-            while (
-                self.kinds[self.at] in (_NAME, _NUMBER, _BAD)
-                and self.starts[self.at] == self.starts[self.at - 1] + len(self.words[self.at - 1])
-                and self.words[self.at] not in ('"', "'")
-            ):
+            while self.kinds[self.at] in (_NAME, _NUMBER, _BAD) and self.starts[self.at] == self.starts[
+                self.at - 1
+            ] + len(self.words[self.at - 1]):
                 self.at += 1
         elif kind == _SYMBOL and word not in ("}", ">", "]"):
             line = bisect_right(self.newlines, self.starts[self.at])
             # `$` and the like: the rest of the line is no prototxt.
             while (
-                self.kinds[self.at] not in (_END, _STRING)
+                self.kinds[self.at] not in (_END, _STRING, _UNCLOSED)
                 and self.words[self.at] not in ("{", "}", ">", ";")
                 and bisect_right(self.newlines, self.starts[self.at]) == line
             ):
@@ -587,7 +584,7 @@ class _Parser:
     def stray(self, at: int, descriptor: Descriptor) -> None:
         """Something that can begin no field: reported once, and passed over up to what can."""
         word, kind = self.words[at], self.kinds[at]
-        if kind == _BAD and word in ('"', "'"):
+        if kind == _UNCLOSED:
             self.unclosed(at)
         if kind == _BAD and 0xDC80 <= ord(word[0]) <= 0xDCFF:
             self.stop(at, f"byte 0x{ord(word[0]) - 0xDC00:02x} is no valid UTF-8")
@@ -600,8 +597,6 @@ class _Parser:
         self.report(at, f"expected a field of {descriptor.name}, found {self.quoted(at)}")
         self.at = at + 1
         while self.kinds[self.at] in (_NUMBER, _STRING, _BAD) or self.words[self.at] in (":", ";", ",", "]"):
-            if self.words[self.at] in ('"', "'"):
-                return
             self.at += 1
 
 

@@ -49,9 +49,7 @@ class Concat(LayerDef):
         axis = canonical_axis(self.axis, len(first))
         for bottom in bottoms[1:]:
             if len(bottom) != len(first) or (bottom[:axis], bottom[axis + 1 :]) != (first[:axis], first[axis + 1 :]):
-                raise ShapeError(
-                    f"bottoms must agree but for axis {axis}: {', '.join(map(format_shape, bottoms))}"
-                )
+                raise ShapeError(f"bottoms must agree but for axis {axis}: {', '.join(map(format_shape, bottoms))}")
         return [(*first[:axis], sum(bottom[axis] for bottom in bottoms), *first[axis + 1 :])]
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:

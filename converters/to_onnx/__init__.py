@@ -1,6 +1,18 @@
-"""Net → ONNX: standard operators of one pinned opset, Caffe's graph, blob names kept."""
+"""Net → ONNX: standard operators of one pinned opset, Caffe's graph, blob names kept.
 
-from caffe_port.converters.to_onnx import emitters  # noqa: F401
+The emitters stand in files by family, as the layers do; importing them registers them.
+"""
+
+from caffe_port.converters.to_onnx import (  # noqa: F401
+    activation,
+    affine,
+    convolution,
+    dense,
+    loss,
+    normalization,
+    pooling,
+    structure,
+)
 from caffe_port.converters.to_onnx.export import OPSET, to_onnx, value_names
 
 __all__ = ["OPSET", "to_onnx", "value_names"]

@@ -12,10 +12,13 @@ import numpy.typing as npt
 from caffe_port.net import Layer
 from caffe_port.shapes import Shape, count
 
-__all__ = ["Node", "OnnxContext"]
+__all__ = ["BOOL", "FLOAT", "INT64", "Node", "OnnxContext", "Value"]
 
 Value = str
 """The name of an ONNX value."""
+
+# onnx.TensorProto's numbers of the element types, without importing onnx.
+FLOAT, INT64, BOOL = 1, 7, 9
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from caffe_port.converters.to_onnx.context import OnnxContext
 
 from caffe_port import registry
 from caffe_port._version import __version__
-from caffe_port.converters.to_onnx.context import OnnxContext
 from caffe_port.errors import CaffePortError, GraphError, Problems, UnsupportedLayer
 from caffe_port.net import Blob, Layer, Net
 
@@ -206,7 +206,13 @@ def _symbol(size: int, larger: int, net: Net) -> str:
     """The name of a dim that grows with the batch: `N`, or a multiple of it."""
     batch = next(iter(net.input_shapes.values()))[0]
     step = larger - size
-    return BATCH if (size, step) == (batch, 1) else f"{size // batch}*{BATCH}" if size == step * batch else f"{size}+{step}*{BATCH}"
+    return (
+        BATCH
+        if (size, step) == (batch, 1)
+        else f"{size // batch}*{BATCH}"
+        if size == step * batch
+        else f"{size}+{step}*{BATCH}"
+    )
 
 
 def _counterparts(net: Net, other: Net | None) -> dict[Blob, Blob]:

@@ -1,0 +1,19 @@
+"""Net → PyTorch: an nn.Module whose children are Caffe's layers under Caffe's names.
+
+The emitters stand in files by family, as the layers do; importing them registers them, and imports no torch: that is
+done by `modules`, which an emitter imports when it is called.
+"""
+
+from caffe_port.converters.to_pytorch import (  # noqa: F401
+    activation,
+    affine,
+    convolution,
+    dense,
+    loss,
+    normalization,
+    pooling,
+    structure,
+)
+from caffe_port.converters.to_pytorch.export import child_names, to_pytorch
+
+__all__ = ["child_names", "to_pytorch"]

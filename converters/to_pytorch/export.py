@@ -1,0 +1,71 @@
+"""Walks a net, calls the emitters, and makes the module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from caffe_port import registry
+from caffe_port.errors import MissingDependency, Problems, UnsupportedLayer
+from caffe_port.net import Layer, Net
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["child_names", "require_torch", "to_pytorch"]
+
+
+def require_torch() -> None:
+    """Raises MissingDependency, with what to install, if there is no torch."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency(f"PyTorch is needed for this: pip install 'caffe_port[torch]' ({error})") from None
+
+
+def to_pytorch(net: Net) -> nn.Module:
+    """The net as an nn.Module.
+
+    It is called with the net's inputs by position, in the order of `net.inputs`, in any batch size the net allows, and
+    returns the output's tensor, or a dict by blob name if there are several. Children have the layers' names (a `.` becomes
+    `_`), so parameters are `conv1.weight`; learned blobs keep Caffe's layout. A net of phase TEST comes in eval mode.
+    Raises: MissingDependency without torch; UnsupportedLayer naming every layer PyTorch cannot express; WeightsError if
+    learned blobs have no values.
+    """
+    require_torch()
+    net.require_weights()
+    problems = Problems()
+    for layer in net.layers:
+        if layer.definition.is_input or layer.type == "Split" or registry.find_emitter("pytorch", layer.type):
+            continue
+        reason = registry.reason_inexpressible("pytorch", layer.type) or "no emitter for it yet"
+        problems.add(
+            UnsupportedLayer,
+            f"{layer.type} cannot be written as PyTorch: {reason}",
+            layer=layer.name,
+            location=layer.location,
+        )
+    problems.raise_if_any()
+    from caffe_port.converters.to_pytorch.modules.graph import GraphModule
+
+    module = GraphModule(net, child_names(net))
+    return module.train(net.phase == "TRAIN")
+
+
+def child_names(net: Net) -> dict[Layer, str]:
+    """The name of each computing layer's child module: Caffe's, made fit for an attribute and unique."""
+    from torch import nn
+
+    reserved = set(dir(nn.Module())) | {"steps"}
+    names: dict[Layer, str] = {}
+    taken: set[str] = set()
+    for layer in net.layers:
+        if layer.definition.is_input or layer.type == "Split":
+            continue
+        wanted = layer.name.replace(".", "_") or layer.type
+        name, i = wanted, 0
+        while name in reserved or name in taken:
+            i += 1
+            name = f"{wanted}_{i}"
+        taken.add(name)
+        names[layer] = name
+    return names

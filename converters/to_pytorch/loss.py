@@ -1,0 +1,34 @@
+"""Softmax, losses and measures in PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from caffe_port.layers import loss
+from caffe_port.net import Layer
+from caffe_port.registry import emitter
+from caffe_port.shapes import canonical_axis
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@emitter("pytorch", "Softmax")
+def _softmax(layer: Layer, softmax: loss.Softmax) -> nn.Module:
+    from torch import nn
+
+    return nn.Softmax(dim=canonical_axis(softmax.axis, len(layer.bottoms[0].shape)))
+
+
+@emitter("pytorch", "SoftmaxWithLoss")
+def _softmax_loss(layer: Layer, definition: loss.SoftmaxWithLoss) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.loss import SoftmaxWithLoss
+
+    return SoftmaxWithLoss(definition)
+
+
+@emitter("pytorch", "Accuracy")
+def _accuracy(layer: Layer, accuracy: loss.Accuracy) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.loss import Accuracy
+
+    return Accuracy(accuracy)

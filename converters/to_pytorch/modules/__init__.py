@@ -1,0 +1,1 @@
+"""The nn.Modules that PyTorch does not have as Caffe computes them. Importing these imports torch."""

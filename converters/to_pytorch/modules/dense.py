@@ -1,0 +1,23 @@
+"""Layers that multiply with a learned matrix, over any axes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor, nn
+
+__all__ = ["InnerProduct"]
+
+
+class InnerProduct(nn.Module):
+    """Caffe's InnerProduct: everything from `axis` on is one vector; `transpose` stores the matrix as (K, num_output)."""
+
+    def __init__(self, weight_shape: tuple[int, ...], num_output: int, bias: bool, axis: int, transpose: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(weight_shape))
+        self.bias = nn.Parameter(torch.empty(num_output)) if bias else None
+        self.axis, self.transpose = axis, transpose
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(*x.shape[: self.axis], -1)
+        return F.linear(flat, self.weight.t() if self.transpose else self.weight, self.bias)

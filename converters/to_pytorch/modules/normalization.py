@@ -1,0 +1,67 @@
+"""Layers that normalize as Caffe does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from caffe_port.converters.to_pytorch.modules.pooling import average_pool
+from caffe_port.layers import normalization
+from caffe_port.layers.pooling import PoolWindow
+
+__all__ = ["BatchNorm", "LRNWithinChannel"]
+
+
+class LRNWithinChannel(nn.Module):
+    """Caffe's LRN of one channel's neighbourhood; k is 1, whatever the file says."""
+
+    def __init__(self, size: int, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = (self.size - 1) // 2
+        plane = (x.shape[2], x.shape[3])
+        mean = average_pool(x * x, PoolWindow((self.size, self.size), (1, 1), (half, half), plane, plane))
+        return x * (1 + self.alpha * mean) ** -self.beta
+
+
+class BatchNorm(nn.Module):
+    """Caffe's BatchNorm. The buffers are Caffe's three blobs as stored: sums, and the factor to divide them by.
+
+    Normalizing with the batch's statistics moves the buffers as Caffe does, in training mode.
+    """
+
+    blob_names = ("mean_sum", "variance_sum", "factor")
+    mean_sum: Tensor
+    variance_sum: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int, definition: normalization.BatchNorm) -> None:
+        super().__init__()
+        self.register_buffer("mean_sum", torch.zeros(channels))
+        self.register_buffer("variance_sum", torch.zeros(channels))
+        self.register_buffer("factor", torch.zeros(1))
+        self.use_global_stats = definition.use_global_stats
+        self.fraction, self.eps = definition.moving_average_fraction, definition.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        column = (1, -1, *[1] * (x.dim() - 2))
+        if self.use_global_stats:
+            scale = torch.where(self.factor == 0, torch.zeros_like(self.factor), 1 / self.factor)
+            mean, variance = self.mean_sum * scale, self.variance_sum * scale
+            centred = x - mean.reshape(column)
+        else:
+            axes = [0, *range(2, x.dim())]
+            mean = x.mean(dim=axes)
+            centred = x - mean.reshape(column)
+            variance = (centred * centred).mean(dim=axes)
+            if self.training:
+                self._move(mean.detach(), variance.detach(), x.numel() // x.shape[1])
+        return centred / torch.sqrt(variance + self.eps).reshape(column)
+
+    def _move(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+        unbiased = samples / (samples - 1) if samples > 1 else 1.0
+        self.mean_sum.mul_(self.fraction).add_(mean)
+        self.variance_sum.mul_(self.fraction).add_(variance * unbiased)
+        self.factor.mul_(self.fraction).add_(1)
