@@ -71,7 +71,7 @@ def load(
         net,
         sources=(Source("definition", definition),),
         upgrades=tuple(upgraded.steps),
-        notes=net.notes + _batch_statistics_notes(net),
+        notes=(*upgraded.warnings, *net.notes, *_batch_statistics_notes(net)),
     )
     inline = _inline_weights(net, layers, source_index)
     if inline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from caffe_port.errors import GraphError, Location, Problem, Problems, WeightsError
 from caffe_port.layers.base import LayerDef
+from caffe_port.proto.files import sha256_of
 from caffe_port.shapes import Shape, format_shape
 
 __all__ = ["Blob", "Layer", "Net", "Source", "Weight"]
@@ -30,6 +30,14 @@ class Blob:
     shape: Shape
     version: int = 0
     alias_of: Blob | None = None
+
+    @property
+    def origin(self) -> Blob:
+        """The blob whose value this is: itself, unless it is an alias."""
+        blob = self
+        while blob.alias_of is not None:
+            blob = blob.alias_of
+        return blob
 
     def __repr__(self) -> str:
         return f"<Blob {self.name!r} v{self.version} {format_shape(self.shape)}>"
@@ -103,8 +111,7 @@ class Source:
 
     def sha256(self) -> str:
         """SHA-256 of the file's bytes, read now."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

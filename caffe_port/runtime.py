@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from caffe_port.errors import CaffePortError, GraphError, ShapeError
 from caffe_port.layers.base import Array, RunContext
 from caffe_port.net import Blob, Layer, Net, Weight
-from caffe_port.shapes import format_shape
+from caffe_port.shapes import Shape, count, format_shape
 
-__all__ = ["check_inputs", "run", "run_layers"]
+__all__ = ["check_inputs", "last_uses", "run", "run_layers", "value_of"]
 
 
 def check_inputs(net: Net, inputs: Mapping[str, npt.ArrayLike], dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
@@ -56,13 +56,13 @@ def run(
     unknown = [name for name in wanted if name not in net.blobs]
     if unknown:
         raise GraphError(f"net {net.name!r} has no blob {', '.join(map(repr, unknown))}")
-    keep = {id(_storage(net.blobs[name])) for name in wanted}
-    last_use = _last_uses(net)
+    keep = {id(net.blobs[name].origin) for name in wanted}
+    last_use = last_uses(net)
     values: dict[int, Array] = {}
     for position, _ in enumerate(run_layers(net, arrays, dtype, seed=seed, values=values)):
         for key in [key for key in values if last_use.get(key, -1) <= position and key not in keep]:
             del values[key]
-    return {name: _value(net.blobs[name], values) for name in wanted}
+    return {name: value_of(net.blobs[name], values) for name in wanted}
 
 
 def run_layers(
@@ -89,30 +89,41 @@ def run_layers(
     for layer in net.layers:
         if layer.definition.is_input:
             tops = [inputs[blob.name] for blob in layer.tops]
+            expected = tuple(blob.shape for blob in layer.tops)
         else:
-            context = RunContext(
-                phase=layer.phase,
-                dtype=real,
-                rng=rng,
-                in_place=layer.is_in_place,
-                top_shapes=tuple(top.shape for top in layer.tops),
-            )
-            bottoms = [_value(blob, values) for blob in layer.bottoms]
+            bottoms = [value_of(blob, values) for blob in layer.bottoms]
             weights = [_weight(weight, real) for weight in layer.weights]
             try:
+                expected = _shapes_now(layer, bottoms)
+                context = RunContext(
+                    phase=layer.phase, dtype=real, rng=rng, in_place=layer.is_in_place, top_shapes=expected
+                )
                 tops = layer.definition.forward(context, bottoms, weights)
+            except CaffePortError as error:
+                raise type(error)(f"layer {layer.name!r}: {error}") from error
             except MemoryError:
                 raise CaffePortError(f"layer {layer.name!r}: not enough memory for this batch") from None
             if new_weights is not None and context.new_weights:
                 new_weights[layer.name] = context.new_weights
-        for blob, value in zip(layer.tops, tops, strict=True):
-            if value.shape != blob.shape:
+        checked = 1 if layer.definition.data_dependent else 0
+        for blob, value, shape in zip(layer.tops, tops, expected, strict=True):
+            if value.ndim != len(shape) or value.shape[checked:] != shape[checked:]:
                 raise ShapeError(
                     f"layer {layer.name!r} ({layer.type}) made {blob.name!r} {format_shape(value.shape)}, "
-                    f"not {format_shape(blob.shape)}: a fault of caffe_port"
+                    f"not {format_shape(shape)}: a fault of caffe_port"
                 )
             values[id(blob)] = value
         yield layer, dict(zip(layer.tops, tops, strict=True))
+
+
+def _shapes_now(layer: Layer, bottoms: Sequence[Array]) -> tuple[Shape, ...]:
+    """The tops' shapes for these bottoms: the net's own, unless there is a data-dependent layer (Filter) before this one."""
+    shapes = [bottom.shape for bottom in bottoms]
+    if shapes == [blob.shape for blob in layer.bottoms]:
+        return tuple(top.shape for top in layer.tops)
+    if [spec.shape for spec in layer.definition.weight_specs(shapes)] != [weight.shape for weight in layer.weights]:
+        raise ShapeError(f"bottoms {', '.join(map(format_shape, shapes))} do not fit the learned blobs")
+    return tuple(layer.definition.top_shapes(shapes))
 
 
 def _weight(weight: Weight, dtype: np.dtype[Any]) -> Array:
@@ -121,23 +132,22 @@ def _weight(weight: Weight, dtype: np.dtype[Any]) -> Array:
     return np.require(weight.data, dtype=dtype, requirements=["A"])
 
 
-def _storage(blob: Blob) -> Blob:
-    """The blob whose value this one has."""
-    while blob.alias_of is not None:
-        blob = blob.alias_of
-    return blob
 
-
-def _value(blob: Blob, values: Mapping[int, Array]) -> Array:
+def value_of(blob: Blob, values: Mapping[int, Array]) -> Array:
+    """The value of a blob among the living `values`; that of an alias in its own shape."""
     if blob.alias_of is None:
         return values[id(blob)]
-    return values[id(_storage(blob))].reshape(blob.shape)
+    value = values[id(blob.origin)]
+    if value.size == count(blob.shape):
+        return value.reshape(blob.shape)
+    # A data-dependent layer changed how many items there are.
+    return value.reshape(-1, *blob.shape[1:])
 
 
-def _last_uses(net: Net) -> dict[int, int]:
+def last_uses(net: Net) -> dict[int, int]:
     """By id of the Blob that holds the value: position of the last layer that reads it."""
     uses: dict[int, int] = {}
     for position, layer in enumerate(net.layers):
         for blob in layer.bottoms:
-            uses[id(_storage(blob))] = position
+            uses[id(blob.origin)] = position
     return uses

@@ -14,6 +14,7 @@ __all__ = [
     "count",
     "deconv_output",
     "format_shape",
+    "legacy_dim",
     "pool_output",
 ]
 
@@ -42,6 +43,16 @@ def canonical_axis(axis: int, num_axes: int) -> int:
     if not -num_axes <= axis < num_axes:
         raise ShapeError(f"axis {axis} is out of range for a blob of {num_axes} axes")
     return axis + num_axes if axis < 0 else axis
+
+
+def legacy_dim(shape: Sequence[int], axis: int) -> int:
+    """The dim that Caffe's old accessors num, channels, height, width (axes 0 to 3) give: 1 for an axis that is not there.
+
+    Raises: ShapeError for more than 4 axes. Source: Blob::LegacyShape.
+    """
+    if len(shape) > 4:
+        raise ShapeError(f"a blob of {len(shape)} axes ({format_shape(shape)}): this layer takes at most 4")
+    return shape[axis] if axis < len(shape) else 1
 
 
 def check_shape(shape: Sequence[int]) -> Shape:

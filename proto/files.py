@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 from caffe_port.errors import ArtifactError
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "sha256_of"]
 
 
 @contextlib.contextmanager
@@ -33,3 +34,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise ArtifactError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from error
         raise
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

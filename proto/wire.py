@@ -271,14 +271,14 @@ def _read_blob(data: Any, at: int, end: int) -> tuple[BlobData, str]:
                 if at > value:
                     _add(pieces.setdefault(number, []), np.frombuffer(data, dtype, (at - value) // width, value))
             elif wire == (5 if width == 4 else 1):
-                if value - start == 1:
+                own = pieces.setdefault(number, [])
+                if value - start == 1 and at < end and data[at] == data[start]:
                     count = _unpacked(data, data[start], start, end, width)
                     at = start + count * (1 + width)
                     records = np.frombuffer(data, np.uint8, count * (1 + width), start).reshape(count, 1 + width)
-                    values = np.ascontiguousarray(records[:, 1:]).reshape(-1).view(dtype)
+                    _add(own, np.ascontiguousarray(records[:, 1:]).reshape(-1).view(dtype))
                 else:
-                    values = np.frombuffer(data, dtype, 1, value)
-                _add(pieces.setdefault(number, []), values)
+                    _add_bytes(own, data[value:at])
             else:
                 raise _Damaged(start, f"blob values have the wire type {wire}")
         elif number == _SHAPE:
@@ -301,15 +301,19 @@ def _read_blob(data: Any, at: int, end: int) -> tuple[BlobData, str]:
 
 
 def _add(pieces: list[Values | bytearray], values: Values) -> None:
-    # Millions of tiny pieces, as only a damaged file has them, must not become millions of arrays.
     if not pieces or values.size > 64:
         pieces.append(values)
-        return
+    else:
+        _add_bytes(pieces, values.tobytes())
+
+
+def _add_bytes(pieces: list[Values | bytearray], raw: Any) -> None:
+    # Millions of tiny pieces, as only a damaged file has them, must not become millions of arrays.
+    if not pieces or not isinstance(pieces[-1], bytearray):
+        pieces.append(bytearray())
     last = pieces[-1]
-    if not isinstance(last, bytearray):
-        last = bytearray()
-        pieces.append(last)
-    last += values.tobytes()
+    assert isinstance(last, bytearray)
+    last += raw
 
 
 def _joined(pieces: dict[int, list[Values | bytearray]], wide: int, narrow: int) -> Values:
@@ -502,10 +506,13 @@ class _Reader:
             if spec.message_type is not None:
                 for one in value if schema.is_repeated(spec) else (value,):
                     self.check_strings(one)
-            elif spec.type == spec.TYPE_STRING and any(
-                "\0" in one for one in (value if schema.is_repeated(spec) else (value,))
-            ):
-                raise DecodeError(f"{spec.name} contains a NUL character")
+            elif spec.type == spec.TYPE_STRING:
+                for one in value if schema.is_repeated(spec) else (value,):
+                    # Some versions of protobuf hand out invalid UTF-8 as bytes, others raise.
+                    if isinstance(one, bytes):
+                        one.decode()
+                    elif "\0" in one:
+                        raise DecodeError(f"{spec.name} contains a NUL character")
 
 
 def _map(path: str | os.PathLike[str]) -> Any:
@@ -703,15 +710,9 @@ def write(path: str | os.PathLike[str], net: Message, blobs: Sequence[Sequence[B
     if len(blobs) != len(layers):
         raise WeightsError(f"{name}: blobs of {len(blobs)} layers are given for {len(layers)} layers")
     shell = type(net)()
-    for spec, value in net.ListFields():
-        if spec.number in (_NET_LAYERS, _NET_LAYER):
-            continue
-        if schema.is_repeated(spec):
-            getattr(shell, spec.name).extend(value)
-        elif spec.message_type is not None:
-            getattr(shell, spec.name).CopyFrom(value)
-        else:
-            setattr(shell, spec.name, value)
+    shell.CopyFrom(net)
+    shell.ClearField("layers")
+    shell.ClearField("layer")
     raw = shell.SerializeToString(deterministic=True)
     at = _split(raw, shell.DESCRIPTOR, number)
     written: list[list[Any]] = []

@@ -9,5 +9,9 @@ from caffe_port.layers import (  # noqa: F401
     loss,
     normalization,
     pooling,
+    recurrent,
+    reduction,
+    regression,
+    selection,
     structure,
 )

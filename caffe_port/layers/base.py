@@ -205,6 +205,8 @@ class LayerDef:
     """A missing top is made by Caffe itself (loss layers)."""
     same_count: ClassVar[bool] = False
     """Needs as many tops as bottoms."""
+    data_dependent: ClassVar[bool] = False
+    """Axis 0 of the tops depends on the bottoms' values (Filter); `top_shapes` gives the size that it can reach."""
     frozen_weights: ClassVar[bool] = False
     """Learned blobs are computed, never learned: their lr_mult must be 0 (BatchNorm)."""
 

@@ -1,8 +1,9 @@
-"""Convolution over any number of spatial axes, through BLAS."""
+"""Convolution and its relatives over any number of spatial axes, through BLAS."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,12 @@ import numpy as np
 from caffe_port.errors import ShapeError
 from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, Params, RunContext, WeightSpec, refuse
 from caffe_port.registry import layer
-from caffe_port.shapes import Shape, canonical_axis, conv_output, count, format_shape
+from caffe_port.shapes import Shape, canonical_axis, conv_output, count, deconv_output, format_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Convolution", "Window", "window_view"]
+__all__ = ["Convolution", "Deconvolution", "Im2col", "Window", "window_view"]
 
 # Columns are made in strips of about this many bytes, so that they stay in cache and memory stays bounded.
 STRIP_BYTES = 4 << 20
@@ -67,6 +68,31 @@ class Window:
                 f"with pad {format_shape(self.pad)}"
             )
         return sizes
+
+    def deconvolved(self, spatial: Sequence[int]) -> Shape:
+        """Spatial dims of a deconvolution's output for input dims `spatial`. Raises ShapeError if one is negative."""
+        sizes = tuple(
+            deconv_output(*args)
+            for args in zip(spatial, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        )
+        if min(sizes, default=0) < 0:
+            raise ShapeError(
+                f"pad {format_shape(self.pad)} takes more than kernel {format_shape(self.kernel)} makes "
+                f"of an input of {format_shape(spatial)}"
+            )
+        return sizes
+
+    def offsets(self) -> Iterator[Shape]:
+        """For each kernel cell in raster order, the distance of the input cell it meets from the window's first."""
+        for cell in itertools.product(*map(range, self.kernel)):
+            yield tuple(i * step for i, step in zip(cell, self.dilation, strict=True))
+
+    def cells(self, offset: Shape, size: Sequence[int]) -> tuple[slice, ...]:
+        """Where `size` windows a spatial axis, a stride apart, have their cell at `offset`."""
+        return tuple(
+            slice(start, start + (n - 1) * stride + 1, stride) if n else slice(0, 0)
+            for start, n, stride in zip(offset, size, self.stride, strict=True)
+        )
 
     def pad_after(self, spatial: Sequence[int]) -> Shape:
         """Zeros needed behind the input: the pad, or more where Caffe's rounding reads past it (never less than 0)."""
@@ -156,6 +182,21 @@ def convolve(x: Array, weight: Array, window: Window, group: int) -> Array:
     return top
 
 
+def deconvolve(x: Array, weight: Array, window: Window, group: int) -> Array:
+    """Transpose of `convolve`: x (N, C, spatial…) with weight (C, O/group, kernel…) gives (N, O, output…)."""
+    num, channels, *spatial = x.shape
+    out_channels = weight.shape[1]
+    output = window.deconvolved(spatial)
+    whole = [size + 2 * pad for size, pad in zip(output, window.pad, strict=True)]
+    full = np.zeros((num, group, out_channels, *whole), dtype=x.dtype)
+    flat = np.ascontiguousarray(x).reshape(num, group, channels // group, count(spatial))
+    kernels = weight.reshape(group, channels // group, out_channels, -1).transpose(3, 0, 2, 1)
+    for kernel, offset in zip(np.ascontiguousarray(kernels), window.offsets(), strict=True):
+        full[(..., *window.cells(offset, spatial))] += (kernel @ flat).reshape(num, group, out_channels, *spatial)
+    inner = tuple(slice(pad, pad + size) for pad, size in zip(window.pad, output, strict=True))
+    return full[(..., *inner)].reshape(num, group * out_channels, *output)
+
+
 @layer("Convolution")
 @dataclass(frozen=True, slots=True)
 class Convolution(LayerDef):
@@ -241,3 +282,91 @@ class Convolution(LayerDef):
     def macs(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         kernel = count(self.weight_specs(bottoms)[0].shape, 1)
         return sum(count(top) * kernel for top in tops)
+
+
+@layer("Deconvolution")
+@dataclass(frozen=True, slots=True)
+class Deconvolution(Convolution):
+    """The exact transpose of Convolution: every input value spreads over a window of the output.
+
+    Shapes: bottom[i] (N…, C, spatial…) → top[i] (N…, num_output, out…), out = stride (in - 1) + extent - 2 pad.
+    Weights: (C, num_output/group, kernel…), and (num_output,) if bias_term. All bottoms have the same shape.
+    Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError if group does not divide the channels.
+    Source: BVLC/caffe @ 9b89154, base_conv_layer.cpp, deconv_layer.cpp.
+    """
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self._check(bottoms)
+        axis = self.channel_axis(bottoms[0])
+        spatial = self.window(bottoms[0]).deconvolved(bottoms[0][axis + 1 :])
+        return [(*bottoms[0][:axis], self.num_output, *spatial)] * len(bottoms)
+
+    def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
+        channels = bottoms[0][self.channel_axis(bottoms[0])]
+        kernel = self.window(bottoms[0]).kernel
+        specs = [WeightSpec((channels, self.num_output // self.group, *kernel), self.weight_filler)]
+        if self.bias_term:
+            specs.append(WeightSpec((self.num_output,), self.bias_filler))
+        return specs
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        tops = []
+        for x in bottoms:
+            axis = self.channel_axis(x.shape)
+            window = self.window(x.shape)
+            top = deconvolve(x.reshape(-1, *x.shape[axis:]), weights[0], window, self.group)
+            if self.bias_term:
+                top += weights[1].reshape(-1, *[1] * window.axes)
+            tops.append(top.reshape(*x.shape[:axis], *top.shape[1:]))
+        return tops
+
+    def macs(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        kernel = count(self.weight_specs(bottoms)[0].shape, 1)
+        return sum(count(bottom) * kernel for bottom in bottoms)
+
+
+@layer("Im2col")
+@dataclass(frozen=True, slots=True)
+class Im2col(LayerDef):
+    """The windows a convolution would meet, as channels: channel by channel, within one the kernel cells in raster order.
+
+    Shapes: (N…, C, spatial…) → (N…, C * cells of the kernel, out…), out as of Convolution.
+    Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError without a spatial axis.
+    Source: BVLC/caffe @ 9b89154, im2col_layer.cpp.
+    """
+
+    axis: int
+    windows: WindowParams
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("convolution_param")
+        windows = WindowParams(params)
+        windows.mark_read()
+        # A convolution's own; Im2col makes no use of them, and Caffe does not mind them.
+        params.inert("num_output", "bias_term", "group", "weight_filler", "bias_filler")
+        return cls(params.integer("axis"), windows)
+
+    def channel_axis(self, bottom: Shape) -> int:
+        return canonical_axis(self.axis, len(bottom))
+
+    def window(self, bottom: Shape) -> Window:
+        """The window at a bottom's shape."""
+        axes = len(bottom) - self.channel_axis(bottom) - 1
+        if axes < 1:
+            raise ShapeError(f"{format_shape(bottom)} has no spatial axis behind axis {self.channel_axis(bottom)}")
+        return self.windows.at(axes)
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        (x,) = bottoms
+        axis, window = self.channel_axis(x), self.window(x)
+        return [(*x[:axis], x[axis] * count(window.kernel), *window.output(x[axis + 1 :]))]
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        (x,) = bottoms
+        axis, window = self.channel_axis(x.shape), self.window(x.shape)
+        spatial = x.shape[axis + 1 :]
+        output = window.output(spatial)
+        padding = list(zip(window.pad, window.pad_after(spatial), strict=True))
+        padded = np.pad(x.reshape(-1, *spatial), [(0, 0), *padding])
+        return [window_view(padded, window, output).reshape(self.top_shapes([x.shape])[0])]

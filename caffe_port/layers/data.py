@@ -1,19 +1,38 @@
-"""Where a net's data comes from. For running and converting, each of these is an input whose tops the caller gives."""
+"""Where a net's data comes from, and where it goes.
+
+For running and converting, each data source is an input whose tops the caller gives; Parameter and DummyData make theirs.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from caffe_port.errors import GraphError
-from caffe_port.layers.base import Count, LayerDef, LayerSpec, Params, refuse
+import numpy as np
+
+from caffe_port.errors import GraphError, MissingDependency, ShapeError
+from caffe_port.fillers import Filler
+from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, Params, RunContext, WeightSpec, refuse
+from caffe_port.proto.files import replacing
 from caffe_port.registry import layer
-from caffe_port.shapes import Shape
+from caffe_port.shapes import Shape, check_shape, format_shape, legacy_dim
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Data", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData"]
+__all__ = [
+    "Data",
+    "DummyData",
+    "HDF5Data",
+    "HDF5Output",
+    "ImageData",
+    "Input",
+    "MemoryData",
+    "Parameter",
+    "WindowData",
+]
 
 
 def read_shapes(params: Params, num_tops: int) -> tuple[Shape, ...]:
@@ -212,3 +231,128 @@ class WindowData(DataSource):
 
     def declared_shapes(self, num_tops: int) -> list[Shape | None]:
         return [(self.batch_size, 3, self.crop_size, self.crop_size), (self.batch_size,)]
+
+
+@layer("Parameter")
+@dataclass(frozen=True, slots=True)
+class Parameter(LayerDef):
+    """A learned blob as a top. It starts as zeros.
+
+    Shapes: no bottom → parameter_param.shape. Weights: the top itself.
+    Source: BVLC/caffe @ 9b89154, parameter_layer.hpp.
+    """
+
+    bottoms = Count(0, 0)
+
+    shape: Shape = ()
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        return cls(spec.params("parameter_param").message("shape").integers("dim"))
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [self.shape]
+
+    def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
+        return [WeightSpec(self.shape)]
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        return [weights[0]]
+
+
+@layer("DummyData")
+@dataclass(frozen=True, slots=True)
+class DummyData(LayerDef):
+    """Blobs made by fillers: a random one anew in every run, from the run's own stream of random numbers.
+
+    Shapes: no bottom → the tops have the shapes of `shape`, or of the old num, channels, height and width; one for all or
+    one each. Raises: GraphError for another number of shapes or fillers; UnsupportedParameter for both forms of the shape,
+    and for a filler Caffe refuses; ShapeError for a filler that does not fit the shape.
+    Source: BVLC/caffe @ 9b89154, dummy_data_layer.cpp.
+    """
+
+    bottoms = Count(0, 0)
+    tops = Count(1, None)
+
+    shapes: tuple[Shape, ...]
+    fillers: tuple[Filler, ...]
+    """One a top."""
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params, num_tops = spec.params("dummy_data_param"), spec.num_tops
+        shapes = read_shapes(params, num_tops)
+        old = {name: params.integers(name) for name in ("num", "channels", "height", "width")}
+        if any(old.values()):
+            if shapes:
+                raise refuse("both shape and num, channels, height, width are given; give shape")
+            for name, values in old.items():
+                if len(values) not in (1, num_tops):
+                    raise GraphError(f"{len(values)} {name} for {num_tops} tops; give one, or one a top")
+            spread = [values * num_tops if len(values) == 1 else values for values in old.values()]
+            shapes = tuple(zip(*spread, strict=True))
+        if not shapes:
+            raise GraphError(f"no shape for {num_tops} tops; give one, or one a top")
+        fillers = tuple(Filler.parse(message) for message in params.raw("data_filler")) or (Filler(),)
+        if len(fillers) not in (1, num_tops):
+            raise GraphError(f"{len(fillers)} data_filler for {num_tops} tops; give one, one a top, or none")
+        fillers = fillers * num_tops if len(fillers) == 1 else fillers
+        for filler, shape in zip(fillers, shapes, strict=True):
+            filler.check(check_shape(shape))
+        return cls(shapes, fillers)
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return list(self.shapes)
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        return [
+            filler.fill(shape, ctx.rng, ctx.dtype) for filler, shape in zip(self.fillers, self.shapes, strict=True)
+        ]
+
+
+@layer("HDF5Output")
+@dataclass(frozen=True, slots=True)
+class HDF5Output(LayerDef):
+    """Caffe writes its bottoms to a file, as the datasets data and label. A run here writes nothing: `save` does.
+
+    A net that somebody else wrote shall not choose which file of ours to overwrite.
+    Shapes: data (N, …), label (N, …) of up to 4 axes, no top. Raises: ShapeError if N differs or there are more axes;
+    UnsupportedParameter without a file_name.
+    Source: BVLC/caffe @ 9b89154, hdf5_output_layer.cpp, util/hdf5.cpp.
+    """
+
+    bottoms = Count(2, 2)
+    tops = Count(0, 0)
+
+    file_name: str
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        file_name = spec.params("hdf5_output_param").text("file_name")
+        if not file_name:
+            raise refuse("file_name must be given")
+        return cls(file_name)
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if legacy_dim(bottoms[0], 0) != legacy_dim(bottoms[1], 0):
+            raise ShapeError(f"bottoms differ in axis 0: {', '.join(map(format_shape, bottoms))}")
+        return []
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        return []
+
+    @staticmethod
+    def save(path: str | os.PathLike[str], data: Array, label: Array) -> None:
+        """Writes what Caffe would: `data` and `label` as float32 of 4 axes. An existing file is replaced.
+
+        Raises: ShapeError as the layer does; ArtifactError if the file cannot be written; MissingDependency without h5py.
+        """
+        try:
+            import h5py
+        except ImportError:
+            raise MissingDependency("writing HDF5 needs h5py: pip install 'caffe_port[hdf5]'") from None
+        HDF5Output(os.fspath(path)).top_shapes([data.shape, label.shape])
+        with replacing(path) as stream, h5py.File(stream, "w") as file:
+            for name, array in (("data", data), ("label", label)):
+                shape = tuple(legacy_dim(array.shape, axis) for axis in range(4))
+                file.create_dataset(name, data=np.asarray(array, np.float32).reshape(shape))

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from caffe_port.errors import ShapeError
 from caffe_port.layers.base import Array, LayerDef, LayerSpec, RunContext, WeightSpec, refuse
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, canonical_axis, count
@@ -13,7 +16,7 @@ from caffe_port.shapes import Shape, canonical_axis, count
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["InnerProduct"]
+__all__ = ["Embed", "InnerProduct"]
 
 
 @layer("InnerProduct")
@@ -74,3 +77,53 @@ class InnerProduct(LayerDef):
 
     def macs(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return count(bottoms[0]) * self.num_output
+
+
+@layer("Embed")
+@dataclass(frozen=True, slots=True)
+class Embed(LayerDef):
+    """Rows of a learned matrix, picked by index (a fraction is cut off).
+
+    Shapes: bottom (…) of indices → top (…, num_output). Weights: (input_dim, num_output), and (num_output,) if bias_term.
+    Raises: UnsupportedParameter unless num_output and input_dim are positive; ShapeError when running for an index that is
+    not in 0 … input_dim-1 (Caffe reads past the end).
+    Source: BVLC/caffe @ 9b89154, embed_layer.cpp.
+    """
+
+    num_output: int
+    input_dim: int
+    bias_term: bool
+    weight_filler: Any
+    bias_filler: Any
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("embed_param")
+        num_output, input_dim = params.integer("num_output"), params.integer("input_dim")
+        if num_output <= 0:
+            raise refuse("num_output must be given and positive")
+        if input_dim <= 0:
+            raise refuse("input_dim must be given and positive")
+        return cls(
+            num_output=num_output,
+            input_dim=input_dim,
+            bias_term=params.flag("bias_term"),
+            weight_filler=params.raw("weight_filler"),
+            bias_filler=params.raw("bias_filler"),
+        )
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [(*bottoms[0], self.num_output)]
+
+    def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
+        specs = [WeightSpec((self.input_dim, self.num_output), self.weight_filler)]
+        if self.bias_term:
+            specs.append(WeightSpec((self.num_output,), self.bias_filler))
+        return specs
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        index = bottoms[0].astype(np.int64)
+        if index.size and not 0 <= index.min() <= index.max() < self.input_dim:
+            raise ShapeError(f"indices {index.min()} to {index.max()} are not all in 0 to {self.input_dim - 1}")
+        top = weights[0][index]
+        return [top + weights[1] if self.bias_term else top]

@@ -1,4 +1,4 @@
-"""Layers that normalize: LRN, BatchNorm."""
+"""Layers that normalize: LRN, BatchNorm, MVN."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from caffe_port.errors import ShapeError
 from caffe_port.layers.base import Array, LayerDef, LayerSpec, RunContext, WeightSpec, refuse
 from caffe_port.layers.pooling import PoolWindow, average_pool
 from caffe_port.registry import layer
-from caffe_port.shapes import Shape, count, format_shape
+from caffe_port.shapes import Shape, count, format_shape, legacy_dim
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LRN", "BatchNorm"]
+__all__ = ["LRN", "MVN", "BatchNorm"]
 
 
 @layer("LRN")
@@ -145,3 +145,41 @@ class BatchNorm(LayerDef):
         ctx.new_weights[0] = weights[0] * fraction + mean
         ctx.new_weights[1] = weights[1] * fraction + variance * unbiased
         ctx.new_weights[2] = weights[2] * fraction + 1
+
+
+@layer("MVN")
+@dataclass(frozen=True, slots=True)
+class MVN(LayerDef):
+    """Mean 0 and, with normalize_variance, variance 1: y = (x - mean) / (sqrt(var) + eps), eps outside the root.
+
+    Mean and (biased) variance are those of each channel of each item, or with across_channels of each item.
+    Shapes: bottom of up to 4 axes → top (N, C, H, W), missing axes as 1. Raises: ShapeError for more than 4 axes.
+    Source: BVLC/caffe @ 9b89154, mvn_layer.cpp.
+    """
+
+    in_place = "ok"
+
+    normalize_variance: bool = True
+    across_channels: bool = False
+    eps: float = 1e-9
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("mvn_param")
+        return cls(params.flag("normalize_variance"), params.flag("across_channels"), params.real("eps"))
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [tuple(legacy_dim(bottoms[0], axis) for axis in range(4))]
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the top that a mean is taken over."""
+        return (1, 2, 3) if self.across_channels else (2, 3)
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        x = bottoms[0].reshape(self.top_shapes([bottoms[0].shape])[0])
+        centred = x - x.mean(axis=self.axes, keepdims=True, dtype=x.dtype)
+        if self.normalize_variance:
+            variance = np.square(centred).mean(axis=self.axes, keepdims=True, dtype=x.dtype)
+            centred /= np.sqrt(variance) + x.dtype.type(self.eps)
+        return [centred]

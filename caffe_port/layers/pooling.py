@@ -12,12 +12,12 @@ import numpy as np
 from caffe_port.errors import ShapeError
 from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, RunContext, refuse
 from caffe_port.registry import layer
-from caffe_port.shapes import Shape, format_shape, pool_output
+from caffe_port.shapes import Shape, count, format_shape, pool_output
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FLT_MAX", "PoolWindow", "Pooling", "average_pool", "max_pool"]
+__all__ = ["FLT_MAX", "SPP", "PoolWindow", "Pooling", "average_pool", "max_pool"]
 
 FLT_MAX = float(np.finfo(np.float32).max)
 
@@ -183,3 +183,65 @@ class Pooling(LayerDef):
         if self.num_tops == 2:
             tops.append(max_pool_mask(x, window))
         return tops
+
+
+@layer("SPP")
+@dataclass(frozen=True, slots=True)
+class SPP(LayerDef):
+    """Spatial pyramid pooling: level l has 2^l bins an axis, whatever the size of the bottom.
+
+    Shapes: (N, C, H, W) → (N, C * (1 + 4 + … + 4^(pyramid_height-1))), level by level; pyramid_height 1 gives (N, C, 1, 1).
+    Raises: ShapeError unless the bottom has 4 axes, and where a bottom is too small for its bins (the pad, half the cells
+    missing to 2^l whole kernels, must be smaller than the kernel); UnsupportedParameter without a pyramid_height, and for
+    STOCHASTIC (not implemented on Caffe's CPU).
+    Source: BVLC/caffe @ 9b89154, spp_layer.cpp; He et al. 2014.
+    """
+
+    pyramid_height: int
+    method: str
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("spp_param")
+        params.inert("engine")
+        method = params.enum("pool")
+        if method == "STOCHASTIC":
+            raise refuse("STOCHASTIC pooling is not implemented in Caffe's CPU code")
+        height = params.integer("pyramid_height")
+        if not 0 < height < 32:
+            raise refuse(f"pyramid_height must be given and positive, it is {height}")
+        return cls(height, method)
+
+    def windows(self, bottom: Shape) -> list[PoolWindow]:
+        """The window of each level at a bottom's shape. Raises ShapeError if one does not fit."""
+        if len(bottom) != 4:
+            raise ShapeError(f"SPP needs a bottom of 4 axes, it has {len(bottom)} ({format_shape(bottom)})")
+        size = (bottom[2], bottom[3])
+        windows = []
+        for level in range(self.pyramid_height):
+            bins = 1 << level
+            kernel = (-(-size[0] // bins), -(-size[1] // bins))
+            pad = ((kernel[0] * bins - size[0] + 1) // 2, (kernel[1] * bins - size[1] + 1) // 2)
+            if pad[0] >= kernel[0] or pad[1] >= kernel[1]:
+                raise ShapeError(
+                    f"{format_shape(size)} is too small for {bins}x{bins} bins (level {level}): "
+                    f"pad {format_shape(pad)} would not be smaller than kernel {format_shape(kernel)}"
+                )
+            output = [pool_output(*args, clip=any(pad)) for args in zip(size, kernel, kernel, pad, strict=True)]
+            windows.append(PoolWindow(kernel, kernel, pad, size, (output[0], output[1])))
+        return windows
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        (x,) = bottoms
+        windows = self.windows(x)
+        if len(windows) == 1:
+            return [(*x[:2], *windows[0].output)]
+        return [(x[0], x[1] * sum(count(window.output) for window in windows))]
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        (x,) = bottoms
+        pool = max_pool if self.method == "MAX" else average_pool
+        levels = [pool(x, window) for window in self.windows(x.shape)]
+        if len(levels) == 1:
+            return levels
+        return [np.concatenate([level.reshape(len(x), count(level.shape, 1)) for level in levels], axis=1)]

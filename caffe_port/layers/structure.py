@@ -17,7 +17,7 @@ from caffe_port.shapes import Shape, canonical_axis, count, format_shape
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Concat", "Eltwise", "Flatten", "Reshape", "Split"]
+__all__ = ["Concat", "Eltwise", "Flatten", "Reshape", "Silence", "Split"]
 
 
 @layer("Concat")
@@ -234,3 +234,21 @@ class Reshape(LayerDef):
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
         return [bottoms[0].reshape(self.top_shapes([bottoms[0].shape])[0])]
+
+
+@layer("Silence")
+@dataclass(frozen=True, slots=True)
+class Silence(LayerDef):
+    """Takes blobs so that they are no outputs of the net.
+
+    Shapes: any, no top. Source: BVLC/caffe @ 9b89154, silence_layer.cpp.
+    """
+
+    bottoms = Count(1, None)
+    tops = Count(0, 0)
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return []
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        return []

@@ -93,7 +93,7 @@ def value_names(net: Net) -> dict[Blob, str]:
     value_of: dict[Blob, Blob] = {}
     for layer in net.layers:
         for top in layer.tops:
-            value_of[top] = value_of[_resolved(layer.bottoms[0])] if layer.type in PASS_THROUGH else top
+            value_of[top] = value_of[layer.bottoms[0].origin] if layer.type in PASS_THROUGH else top
     last = {id(blob) for blob in net.blobs.values() if blob.alias_of is None}
     makers = {top: layer for layer in net.layers for top in layer.tops}
     outputs = {id(blob) for blob in net.output_blobs}
@@ -115,11 +115,6 @@ def value_names(net: Net) -> dict[Blob, str]:
         names[blob] = blob.name if id(blob) in outputs and blob is not value else own[value]
     return names
 
-
-def _resolved(blob: Blob) -> Blob:
-    while blob.alias_of is not None:
-        blob = blob.alias_of
-    return blob
 
 
 def _check_expressible(net: Net) -> None:
@@ -159,7 +154,7 @@ def _emit(net: Net, names: dict[Blob, str]) -> OnnxContext:
         # A net output nobody computes: an input, or a blob whose memory an in-place layer overwrote.
         if blob.alias_of is not None:
             names[blob] = blob.name
-            value = _resolved(blob)
+            value = blob.origin
             context.reshape(names[value], value.shape, blob.shape, output=blob.name)
         elif blob.name in net.inputs and any(blob is given for given in net.input_blobs):
             raise GraphError(f"input {blob.name!r} is used by no layer, so there is nothing to convert for it")
@@ -170,7 +165,7 @@ def _read(context: OnnxContext, names: dict[Blob, str], blob: Blob) -> str:
     """The name to read a bottom under; a blob that shares overwritten memory is reshaped from what overwrote it."""
     if blob.alias_of is None:
         return names[blob]
-    value = _resolved(blob)
+    value = blob.origin
     if value.shape == blob.shape:
         return names[value]
     return context.reshape(names[value], value.shape, blob.shape)

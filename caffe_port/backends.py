@@ -1,0 +1,162 @@
+"""The ways to compute a net: NumPy in two precisions, PyTorch, onnxruntime. Each gives every layer's tops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from caffe_port.errors import ArtifactError, GraphError, MissingDependency
+from caffe_port.layers.base import Array
+from caffe_port.net import Layer, Net
+from caffe_port.runtime import last_uses, run_layers, value_of
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+__all__ = ["BACKENDS", "Backend", "NumpyBackend", "OnnxBackend", "TorchBackend", "make_backend"]
+
+
+class Backend(Protocol):
+    """Computes a net, layer by layer."""
+
+    @property
+    def name(self) -> str: ...
+
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+        """Each layer that is no input and no Split, in order, with its tops' values right after it ran.
+
+        `inputs` are float32, of the net's input shapes.
+        """
+        ...
+
+
+def _computing(net: Net) -> Iterator[Layer]:
+    return (layer for layer in net.layers if not layer.definition.is_input and layer.type != "Split")
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyBackend:
+    """This package's own forward pass."""
+
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        return f"numpy {self.dtype}"
+
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+        for layer, _, tops in self.trace_with_bottoms(net, inputs):
+            if layer.type != "Split":
+                yield layer, tops
+
+    def trace_with_bottoms(
+        self, net: Net, inputs: Mapping[str, Array]
+    ) -> Iterator[tuple[Layer, tuple[Array, ...], tuple[Array, ...]]]:
+        """Each layer that is no input, Split too, with its bottoms' and tops' values."""
+        cast = {name: array.astype(self.dtype) for name, array in inputs.items()}
+        values: dict[int, Array] = {}
+        last_use = last_uses(net)
+        for layer, tops in run_layers(net, cast, self.dtype, values=values):
+            if not layer.definition.is_input:
+                yield layer, tuple(value_of(blob, values) for blob in layer.bottoms), tuple(tops.values())
+            for key in [key for key in values if last_use.get(key, -1) <= layer.index]:
+                del values[key]
+
+
+@dataclass(frozen=True, slots=True)
+class TorchBackend:
+    """PyTorch in float32: the module given, or what `to_pytorch` makes of the net."""
+
+    module: nn.Module | None = None
+    name: str = "torch"
+
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+        from caffe_port.converters.to_pytorch import to_pytorch
+
+        module = to_pytorch(net) if self.module is None else self.module
+        import torch
+
+        from caffe_port.converters.to_pytorch.modules.graph import GraphModule
+
+        if not isinstance(module, GraphModule):
+            raise GraphError("only a module made by to_pytorch can be looked into layer by layer")
+        tensors = [torch.from_numpy(np.array(inputs[name])) for name in net.inputs]
+        with torch.no_grad():
+            values = module.trace(*tensors)
+        for layer in _computing(net):
+            yield layer, tuple(values[top].numpy() for top in layer.tops)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxBackend:
+    """onnxruntime on the CPU: the model given, or what `to_onnx` makes of the net."""
+
+    model: onnx.ModelProto | None = None
+    name: str = "onnxruntime"
+
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+        from caffe_port.converters.to_onnx import to_onnx, value_names
+
+        model = to_onnx(net) if self.model is None else self.model
+        names = value_names(net)
+        layers = list(_computing(net))
+        values = run_onnx(model, inputs, [names[top] for layer in layers for top in layer.tops])
+        for layer in layers:
+            yield layer, tuple(values[names[top]] for top in layer.tops)
+
+
+def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, Array], wanted: list[str]) -> dict[str, Array]:
+    """Runs a model with any of its values given out. Raises ArtifactError if it does not have them or cannot be run."""
+    import onnx
+
+    have = {output for node in model.graph.node for output in node.output} | {v.name for v in model.graph.input}
+    missing = [name for name in wanted if name not in have]
+    if missing:
+        raise ArtifactError(f"the ONNX model has no value {', '.join(map(repr, missing[:3]))}: not made from this net")
+    outputs = {value.name for value in model.graph.output}
+    extra = [name for name in dict.fromkeys(wanted) if name not in outputs]
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
+    session = make_session(opened.SerializeToString())
+    names = list(dict.fromkeys(wanted))
+    given = {value.name: np.asarray(inputs[value.name]) for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def make_session(model: Any) -> Any:
+    """An onnxruntime session on the CPU, of a model's bytes or path. Raises MissingDependency, or ArtifactError."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(
+            f"onnxruntime is needed for this: pip install 'caffe_port[runtime]' ({error})"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime has no public base class for what it raises
+        raise ArtifactError(f"onnxruntime does not take the model: {error}") from error
+
+
+BACKENDS = ("numpy", "numpy64", "torch", "onnxruntime")
+"""The names `make_backend` takes."""
+
+
+def make_backend(name: str) -> Backend:
+    """The backend of that name. Raises GraphError for an unknown one."""
+    if name == "numpy":
+        return NumpyBackend("float32")
+    if name == "numpy64":
+        return NumpyBackend("float64")
+    if name == "torch":
+        return TorchBackend()
+    if name == "onnxruntime":
+        return OnnxBackend()
+    raise GraphError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+

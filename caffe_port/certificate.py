@@ -1,0 +1,132 @@
+"""What was converted from what, by what, and how exactly it agrees: a JSON document."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caffe_port._version import __version__
+from caffe_port.compare import TOLERANCE, ParityReport
+from caffe_port.net import Net
+from caffe_port.proto.files import replacing, sha256_of
+from caffe_port.recording import CAFFE_COMMIT
+
+__all__ = ["FORMAT", "Artifact", "Certificate"]
+
+FORMAT = "caffe_port certificate 1"
+
+_LIBRARIES = ("numpy", "protobuf", "onnx", "onnxruntime", "torch", "safetensors", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that was made: what it is, its name, its bytes' SHA-256 and number, and what a user must know of it."""
+
+    kind: str
+    name: str
+    sha256: str
+    size: int
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, kind: str, path: Path, **details: Any) -> Artifact:
+        return cls(kind, path.name, sha256_of(path), path.stat().st_size, details)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name, "sha256": self.sha256, "bytes": self.size, **self.details}
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The record of one conversion or verification.
+
+    `recordings` are the files of recorded Caffe outputs it was held against; with none, the reference was this package's
+    own float64 run, and the certificate says so. `reports` is empty where verification was switched off.
+    """
+
+    net: Net
+    artifacts: tuple[Artifact, ...]
+    recordings: tuple[Path, ...]
+    reports: tuple[ParityReport, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was verified and all of it agrees."""
+        return bool(self.reports) and all(report.ok for report in self.reports)
+
+    @property
+    def verdict(self) -> str:
+        if not self.reports:
+            return "not verified"
+        if not self.ok:
+            return "failed"
+        return "verified against Caffe" if self.recordings else "verified against the float64 run, not against Caffe"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "verdict": self.verdict,
+            "tool": {"caffe_port": __version__, "python": platform.python_version(), **_versions()},
+            "net": {
+                "name": self.net.name,
+                "phase": self.net.phase,
+                "inputs": {name: list(shape) for name, shape in self.net.input_shapes.items()},
+                "outputs": list(self.net.outputs),
+                "layers": len(self.net.layers),
+                "upgrades": list(self.net.upgrades),
+                "notes": [str(note) for note in self.net.notes],
+            },
+            "sources": [
+                {"role": s.role, "name": s.path.name, "sha256": s.sha256(), "bytes": s.path.stat().st_size}
+                for s in self.net.sources
+            ],
+            "artifacts": [artifact.as_json() for artifact in self.artifacts],
+            "reference": {
+                "kind": "recordings of Caffe" if self.recordings else "float64 run of caffe_port",
+                **({"caffe_commit": CAFFE_COMMIT} if self.recordings else {}),
+                "recordings": [{"name": path.name, "sha256": sha256_of(path)} for path in self.recordings],
+            },
+            "tolerance": {
+                "rule": "distance from the reference <= floors * floor + ulps * ulp of the blob's largest magnitude",
+                "floors": TOLERANCE.floors,
+                "ulps": TOLERANCE.ulps,
+            },
+            "verification": [report.as_json() for report in self.reports],
+        }
+
+    def dumps(self) -> str:
+        """The document as JSON text: the same for the same files and versions, nothing of the time in it."""
+        return json.dumps(_finite(self.as_json()), indent=1, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Writes the document; the file appears complete or not at all. Raises ArtifactError."""
+        with replacing(path) as stream:
+            stream.write(self.dumps().encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: these become their names."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return value
+
+

@@ -1,0 +1,159 @@
+"""What a net is made of: shapes, parameters, multiply-accumulates, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from caffe_port.net import Layer, Net
+from caffe_port.shapes import count, format_shape
+
+__all__ = ["LayerSummary", "NetSummary", "summarize", "to_dot"]
+
+BYTES = 4
+"""Of a float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSummary:
+    """One layer: its tops' shapes, learned values, multiply-accumulates of one pass, and where it stands in the file."""
+
+    index: int
+    name: str
+    type: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: int
+    macs: int
+    location: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "name": self.name,
+            "type": self.type,
+            "bottoms": list(self.bottoms),
+            "tops": [
+                {"name": name, "shape": list(shape)} for name, shape in zip(self.tops, self.shapes, strict=True)
+            ],
+            "parameters": self.parameters,
+            "multiply_accumulates": self.macs,
+            "location": self.location,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NetSummary:
+    """A whole net. `activation_bytes` counts each blob once, in float32; layers in place add nothing."""
+
+    name: str
+    phase: str
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    layers: tuple[LayerSummary, ...]
+    parameters: int
+    macs: int
+    activation_bytes: int
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "phase": self.phase,
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+            "parameters": self.parameters,
+            "parameter_bytes": self.parameters * BYTES,
+            "multiply_accumulates": self.macs,
+            "activation_bytes": self.activation_bytes,
+            "notes": list(self.notes),
+            "layers": [layer.as_json() for layer in self.layers],
+        }
+
+    def table(self, *, splits: bool = False) -> Iterator[str]:
+        """The lines of a table for people; Split layers that Caffe inserts are left out unless asked for."""
+        rows = [("layer", "type", "output", "parameters", "MACs")]
+        for layer in self.layers:
+            if layer.type == "Split" and not splits:
+                continue
+            shapes = ", ".join(map(format_shape, layer.shapes))
+            rows.append((layer.name, layer.type, shapes, _grouped(layer.parameters), _grouped(layer.macs)))
+        rows.append(("total", f"{len(rows) - 1} layers", "", f"{self.parameters:,}", f"{self.macs:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        for i, row in enumerate(rows):
+            left = "  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True))
+            right = "  ".join(cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True))
+            if i == len(rows) - 1:
+                yield "-" * (sum(widths) + 8)
+            yield f"{left}  {right}".rstrip()
+            if i == 0:
+                yield "-" * (sum(widths) + 8)
+
+
+def _grouped(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def summarize(net: Net) -> NetSummary:
+    """Counts a net at its shapes. A blob shared by several layers is counted at its owner."""
+    layers = tuple(_summary(layer) for layer in net.layers)
+    blobs = {blob.name: blob.shape for blob in net.blobs.values()}
+    split_tops = {top.name for layer in net.layers if layer.type == "Split" for top in layer.tops}
+    return NetSummary(
+        name=net.name,
+        phase=net.phase,
+        inputs=net.input_shapes,
+        outputs={blob.name: blob.shape for blob in net.output_blobs},
+        layers=layers,
+        parameters=sum(layer.parameters for layer in layers),
+        macs=sum(layer.macs for layer in layers),
+        activation_bytes=BYTES * sum(count(shape) for name, shape in blobs.items() if name not in split_tops),
+        notes=tuple(map(str, net.notes)),
+    )
+
+
+def _summary(layer: Layer) -> LayerSummary:
+    return LayerSummary(
+        index=layer.index,
+        name=layer.name,
+        type=layer.type,
+        bottoms=tuple(blob.name for blob in layer.bottoms),
+        tops=tuple(blob.name for blob in layer.tops),
+        shapes=tuple(blob.shape for blob in layer.tops),
+        parameters=sum(count(weight.shape) for weight in layer.weights if weight.owner is None),
+        macs=layer.macs,
+        location=str(layer.location or ""),
+    )
+
+
+def to_dot(net: Net) -> str:
+    """The net as a Graphviz graph: a box a layer, an edge a blob; layers in place stand in the box of their blob."""
+    lines = ["digraph net {", "  rankdir=TB;", '  node [shape=box, style="rounded,filled", fillcolor="#f4f6fa", '
+             'fontname="Helvetica", fontsize=10];', '  edge [fontname="Helvetica", fontsize=8, color="#667788"];']  # fmt: skip
+    box_of: dict[int, str] = {}
+    rows: dict[str, list[str]] = {}
+    edges: list[str] = []
+    for layer in net.layers:
+        if layer.type == "Split":
+            box_of.update({id(top): box_of[id(layer.bottoms[0].origin)] for top in layer.tops})
+            continue
+        if layer.is_in_place and len(layer.bottoms) == 1:
+            box = box_of[id(layer.bottoms[0].origin)]
+        else:
+            box = f"l{layer.index}"
+            rows[box] = []
+            for blob in layer.bottoms:
+                source = box_of[id(blob.origin)]
+                edges.append(f"  {source} -> {box} [label={_quoted(format_shape(blob.shape))}];")
+        rows[box].append(f"{layer.name}  ({layer.type})")
+        box_of.update({id(top): box for top in layer.tops})
+    lines += [f"  {box} [label={_quoted(chr(10).join(text))}];" for box, text in rows.items()]
+    return "\n".join([*lines, *edges, "}", ""])
+
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
