@@ -196,6 +196,13 @@ class ParityReport:
             f"at most {worst.of_bound:.2f} of the bound (layer {worst.layer!r}, {worst.multiple:.1f} x floor)"
         )
 
+    def table(self) -> Iterator[str]:
+        """A line for every blob: how far it is from the reference, in floors and as a share of what is allowed."""
+        yield f"{'layer':40} {'top':32} {'distance':>10} {'floor':>10} {'x floor':>8} {'of bound':>8}"
+        for c in self.comparisons:
+            numbers = f"{c.distance:10.3g} {c.floor:10.3g} {c.multiple:8.2f} {c.of_bound:8.2f}"
+            yield f"{c.layer:40} {c.top:32} {numbers}{'' if c.agrees else '  DIVERGES: ' + c.reason}"
+
     def raise_if_failed(self) -> None:
         if not self.ok:
             raise ParityError(self.explanation())

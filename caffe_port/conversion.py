@@ -261,7 +261,7 @@ class _Reloaded:
     """The module with its weights read back from the safetensors file."""
 
     path: Path
-    name: str = "torch"
+    name: str = "torch (without oneDNN)"
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
         from safetensors.torch import load_file

@@ -20,6 +20,7 @@ __all__ = [
     "find_emitter",
     "find_layer",
     "inexpressible",
+    "is_expressible",
     "layer",
     "layer_types",
     "nearest_types",
@@ -103,6 +104,11 @@ def find_emitter(backend: str, type_name: str) -> Callable[..., Any] | None:
     """The emitter of a layer type for `backend`, or None. Imports the backend's emitters, not its framework's rest."""
     importlib.import_module(_EMITTER_PACKAGES[backend])
     return _emitters.get((backend, type_name))
+
+
+def is_expressible(backend: str, definition: type[LayerDef]) -> bool:
+    """Whether `backend` can express a layer type: by an emitter, or because it is an input, or (Split) nothing at all."""
+    return definition.is_input or definition.is_pass_through or find_emitter(backend, definition.type) is not None
 
 
 def reason_inexpressible(backend: str, type_name: str) -> str | None:

@@ -201,6 +201,8 @@ class LayerDef:
     in_place: ClassVar[InPlace] = "refused"
     is_input: ClassVar[bool] = False
     """Tops are given by the caller, not computed."""
+    is_pass_through: ClassVar[bool] = False
+    """Tops are the bottom under other names; exporters write nothing for it (Split)."""
     auto_top: ClassVar[bool] = False
     """A missing top is made by Caffe itself (loss layers)."""
     same_count: ClassVar[bool] = False

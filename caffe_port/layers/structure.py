@@ -65,6 +65,7 @@ class Split(LayerDef):
     """
 
     tops = Count(1, None)
+    is_pass_through = True
 
     num_tops: int = 1
 

@@ -7,10 +7,15 @@ from caffe_port.converters.to_onnx import (  # noqa: F401
     activation,
     affine,
     convolution,
+    data,
     dense,
     loss,
     normalization,
     pooling,
+    recurrent,
+    reduction,
+    regression,
+    selection,
     structure,
 )
 from caffe_port.converters.to_onnx.export import OPSET, to_onnx, value_names

@@ -1,4 +1,4 @@
-"""Convolution in ONNX."""
+"""Convolution and its relatives in ONNX."""
 
 from __future__ import annotations
 
@@ -39,3 +39,52 @@ def _convolution(ctx: OnnxContext, layer: Layer, conv: convolution.Convolution, 
         )
         if flat_top != top_blob.shape:
             ctx.reshape(y, flat_top, top_blob.shape, output=top)
+
+
+@emitter("onnx", "Deconvolution")
+def _deconvolution(ctx: OnnxContext, layer: Layer, deconv: convolution.Deconvolution, bottoms: Sequence[Value]) -> None:
+    weight_shape = layer.weights[0].shape
+    kernel = weight_shape[2:] or (1,)
+    weight = ctx.weight(0, "weight", (*weight_shape[:2], *kernel))
+    bias = [ctx.weight(1, "bias")] if deconv.bias_term else []
+    for bottom, blob, top, top_blob in zip(bottoms, layer.bottoms, ctx.tops, layer.tops, strict=True):
+        axis = deconv.channel_axis(blob.shape)
+        window = deconv.window(blob.shape)
+        flat = (count(blob.shape, 0, axis), blob.shape[axis], *(blob.shape[axis + 1 :] or (1,)))
+        x = bottom if flat == blob.shape else ctx.reshape(bottom, blob.shape, flat)
+        flat_top = (flat[0], deconv.num_output, *(top_blob.shape[axis + 1 :] or (1,)))
+        y = ctx.op(
+            "ConvTranspose",
+            x,
+            weight,
+            *bias,
+            output=top if flat_top == top_blob.shape else None,
+            kernel_shape=kernel,
+            strides=window.stride or (1,),
+            pads=(*window.pad, *window.pad) or (0, 0),
+            dilations=window.dilation or (1,),
+            group=deconv.group,
+        )
+        if flat_top != top_blob.shape:
+            ctx.reshape(y, flat_top, top_blob.shape, output=top)
+
+
+@emitter("onnx", "Im2col")
+def _im2col(ctx: OnnxContext, layer: Layer, im2col: convolution.Im2col, bottoms: Sequence[Value]) -> None:
+    shape, top_shape = layer.bottoms[0].shape, layer.tops[0].shape
+    axis, window = im2col.channel_axis(shape), im2col.window(shape)
+    first = axis + 1
+    before, after = (0,) * first + window.pad, (0,) * first + window.pad_after(shape[first:])
+    x = bottoms[0]
+    if any(before) or any(after):
+        x = ctx.op("Pad", x, ctx.integers((*before, *after), "pads"))
+    axes, steps = ctx.integers(range(first, len(shape)), "axes"), ctx.integers(window.stride, "steps")
+    behind = ctx.integers([first], "cell_axis")
+    cells = []
+    for offset in window.offsets():
+        cut = window.cells(offset, top_shape[first:])
+        starts = ctx.integers([part.start for part in cut], "starts")
+        ends = ctx.integers([part.stop for part in cut], "ends")
+        cells.append(ctx.op("Unsqueeze", ctx.op("Slice", x, starts, ends, axes, steps), behind))
+    joined = (*shape[:first], len(cells), *top_shape[first:])
+    ctx.reshape(ctx.op("Concat", *cells, axis=first), joined, top_shape, output=ctx.tops[0])

@@ -1,10 +1,10 @@
-"""InnerProduct in ONNX."""
+"""InnerProduct and Embed in ONNX."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from caffe_port.converters.to_onnx.context import OnnxContext, Value
+from caffe_port.converters.to_onnx.context import INT64, OnnxContext, Value
 
 from caffe_port.layers import dense
 from caffe_port.net import Layer
@@ -23,3 +23,11 @@ def _inner_product(ctx: OnnxContext, layer: Layer, ip: dense.InnerProduct, botto
     y = ctx.op("Gemm", *inputs, output=ctx.tops[0] if flat_top == top_shape else None, transB=int(not ip.transpose))
     if flat_top != top_shape:
         ctx.reshape(y, flat_top, top_shape, output=ctx.tops[0])
+
+
+@emitter("onnx", "Embed")
+def _embed(ctx: OnnxContext, layer: Layer, embed: dense.Embed, bottoms: Sequence[Value]) -> None:
+    index = ctx.op("Cast", bottoms[0], to=INT64)
+    rows = ctx.op("Gather", ctx.weight(0, "weight"), index, output=None if embed.bias_term else ctx.tops[0], axis=0)
+    if embed.bias_term:
+        ctx.op("Add", rows, ctx.weight(1, "bias"), output=ctx.tops[0])

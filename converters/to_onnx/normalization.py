@@ -1,4 +1,4 @@
-"""LRN and BatchNorm in ONNX."""
+"""LRN, BatchNorm and MVN in ONNX."""
 
 from __future__ import annotations
 
@@ -59,3 +59,17 @@ def _values(layer: Layer, index: int) -> np.ndarray:  # type: ignore[type-arg]
     data = layer.weights[index].data
     assert data is not None
     return data
+
+
+@emitter("onnx", "MVN")
+def _mvn(ctx: OnnxContext, layer: Layer, mvn: normalization.MVN, bottoms: Sequence[Value]) -> None:
+    shape, top_shape = layer.bottoms[0].shape, layer.tops[0].shape
+    x = bottoms[0] if shape == top_shape else ctx.reshape(bottoms[0], shape, top_shape)
+    mean = ctx.op("ReduceMean", x, axes=mvn.axes)
+    if not mvn.normalize_variance:
+        ctx.op("Sub", x, mean, output=ctx.tops[0])
+        return
+    centred = ctx.op("Sub", x, mean)
+    variance = ctx.op("ReduceMean", ctx.op("Mul", centred, centred), axes=mvn.axes)
+    deviation = ctx.op("Add", ctx.op("Sqrt", variance), ctx.constant(mvn.eps, "eps"))
+    ctx.op("Div", centred, deviation, output=ctx.tops[0])

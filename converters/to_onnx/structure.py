@@ -53,3 +53,8 @@ def _reshape(
         ctx.op("Flatten", bottoms[0], output=ctx.tops[0], axis=1)
     else:
         ctx.reshape(bottoms[0], before, after, output=ctx.tops[0])
+
+
+@emitter("onnx", "Silence")
+def _silence(ctx: OnnxContext, layer: Layer, silence: structure.Silence, bottoms: Sequence[Value]) -> None:
+    """Nothing: it makes no value, and what it takes is no output of the net."""

@@ -1,0 +1,384 @@
+"""The command `caffe-port`: one verb a function, which reads its arguments, calls the library and prints.
+
+Exit codes: 0 well, 1 a verification failed, 2 bad input, 130 interrupted. Errors go to standard error, one line a problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe_port._version import __version__
+from caffe_port.errors import CaffePortError, GraphError, ParityError
+
+if TYPE_CHECKING:
+    from caffe_port.net import Net
+    from caffe_port.sources import ModelFiles
+
+__all__ = ["main"]
+
+MODEL_HELP = "a released model (open_nsfw), a folder, a prototxt, or a caffemodel alone"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not hasattr(args, "run"):
+        parser.print_help()
+        return 2
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except CaffePortError as error:
+        if args.debug:
+            raise
+        print(f"caffe-port: {error}", file=sys.stderr)
+        return 1 if isinstance(error, ParityError) else 2
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("caffe-port: interrupted; nothing half-done was left behind", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        if args.debug:
+            raise
+        print("caffe-port: not enough memory", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if args.debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"caffe-port: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="caffe-port",
+        description="Reads Caffe models without Caffe, proves that every layer computes the same, "
+        "and exports them to PyTorch and ONNX.",
+    )
+    parser.add_argument("--version", action="version", version=f"caffe-port {__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", title="commands")
+
+    def verb(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=text, description=text)
+        command.set_defaults(run=function)
+        command.add_argument("--debug", action="store_true", help="give the traceback of an error")
+        return command
+
+    command = verb("fetch", _fetch, "get a released model into the cache and say where it is")
+    command.add_argument("model", help="its name: open_nsfw")
+    _offline(command)
+    _json(command)
+
+    command = verb("convert", _convert, "convert a model to ONNX and PyTorch, verified layer by layer")
+    _model(command)
+    command.add_argument("-o", "--output", type=Path, default=Path("artifacts"), metavar="DIR", help="default: artifacts")
+    command.add_argument(
+        "--to", action="append", metavar="FORMAT", help="onnx or pytorch; repeat, or separate by commas (default: both)"
+    )
+    command.add_argument("--name", help="name of the files, without suffix (default: the model's)")
+    command.add_argument("--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs")
+    command.add_argument("--no-verify", action="store_true", help="do not compare; the certificate says so")
+    _json(command)
+
+    command = verb("verify", _verify, "compare a model, layer by layer, with what Caffe computed")
+    _model(command)
+    command.add_argument("--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs")
+    command.add_argument(
+        "--backend", action="append", metavar="NAME", help="numpy, numpy64, torch or onnxruntime (default: all installed)"
+    )
+    command.add_argument("--input", type=Path, metavar="NPZ", help="inputs, where the recording does not hold them")
+    command.add_argument(
+        "--isolated", action="store_true", help="run each layer from its recorded inputs, where they are complete"
+    )
+    command.add_argument("--certificate", type=Path, metavar="JSON", help="write the certificate there")
+    command.add_argument("-v", "--verbose", action="store_true", help="a line for every blob")
+    _json(command)
+
+    command = verb("inspect", _inspect, "list the layers of a model: shapes, parameters, multiply-accumulates")
+    _model(command)
+    command.add_argument("--splits", action="store_true", help="also the Split layers that Caffe inserts")
+    command.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
+    command.add_argument("--svg", type=Path, metavar="FILE", help="draw the graph (needs Graphviz)")
+    _json(command)
+
+    command = verb("run", _run, "run a model on arrays: npz in, npz out")
+    _model(command)
+    command.add_argument("--input", type=Path, required=True, metavar="NPZ", help="an array for each input blob")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="NPZ")
+    command.add_argument("--blob", action="append", metavar="NAME", help="which blobs (default: the outputs; 'all')")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+
+    command = verb("score", _score, "score images: the probability that they are not safe for work")
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument("--model", default="open_nsfw", help="a released model (default: open_nsfw)")
+    command.add_argument("--backend", choices=("onnxruntime", "torch", "numpy"), help="default: the first installed")
+    _offline(command)
+    _json(command)
+
+    command = verb("layers", _layers, "list the layer types that are known, and what each can be converted to")
+    _json(command)
+    return parser
+
+
+def _offline(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--offline", action="store_true", help="never use the network")
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help=MODEL_HELP)
+    command.add_argument("weights", nargs="*", help="caffemodel files, loaded one after the other")
+    command.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="default: TEST")
+    command.add_argument(
+        "--input-shape", action="append", default=[], metavar="BLOB=N,C,H,W", help="the shape of an input; repeat"
+    )
+    command.add_argument(
+        "--allow-unused-weights", action="store_true", help="pass over weights that no layer takes, as Caffe does"
+    )
+    command.add_argument("--allow-missing-weights", action="store_true", help="let layers have no weights")
+    _offline(command)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _located(args: argparse.Namespace) -> ModelFiles:
+    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.sources import locate
+
+    return locate(args.model, args.weights, offline=args.offline, progress=TerminalProgress())
+
+
+def _loaded(args: argparse.Namespace, files: ModelFiles) -> Net:
+    net = files.load(
+        phase=args.phase,
+        input_shapes=_shapes(args.input_shape),
+        allow_missing_weights=args.allow_missing_weights,
+        allow_unused_weights=args.allow_unused_weights,
+    )
+    for note in net.notes:
+        _say(f"note: {note}")
+    return net
+
+
+def _shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in given:
+        name, equals, dims = text.partition("=")
+        try:
+            shapes[name] = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise GraphError(f"--input-shape {text!r}: give it as BLOB=N,C,H,W")
+    return shapes
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from caffe_port import models
+    from caffe_port.models.fetch import TerminalProgress, fetch
+
+    models.get(args.model)
+    found = fetch(args.model, offline=args.offline, progress=TerminalProgress())
+    if args.json:
+        _print_json({"prototxt": str(found.prototxt), "caffemodel": str(found.caffemodel), "source": found.source})
+    else:
+        print(found.prototxt)
+        print(found.caffemodel)
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from caffe_port.conversion import TARGETS, convert
+
+    files = _located(args)
+    net = _loaded(args, files)
+    targets = [target for given in args.to or [",".join(TARGETS)] for target in given.split(",") if target]
+    recordings = args.recording or files.recordings()
+    if not recordings and not args.no_verify:
+        _say("note: there is no recording of Caffe for this model; it is compared with the NumPy float64 run")
+    done = convert(
+        net,
+        args.output,
+        args.name or files.name,
+        targets,
+        recordings=recordings,
+        verify=not args.no_verify,
+        say=_say,
+    )
+    if args.json:
+        _print_json({"verdict": done.certificate.verdict, "files": [str(path) for path in done.files]})
+    else:
+        for path in done.files:
+            print(path)
+        _say(done.certificate.verdict)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from caffe_port import recording
+    from caffe_port.backends import make_backend
+    from caffe_port.certificate import Certificate
+    from caffe_port.conversion import verification_backends
+    from caffe_port.verification import Reference, verify_isolated
+
+    files = _located(args)
+    net = _loaded(args, files)
+    paths = args.recording or files.recordings()
+    backends = [make_backend(name) for name in args.backend] if args.backend else verification_backends(net)
+    inputs = _read_npz(args.input) if args.input else None
+    if args.isolated and not paths:
+        raise GraphError("--isolated needs a recording")
+    if not paths:
+        _say("note: there is no recording of Caffe for this model; it is compared with the NumPy float64 run")
+    reports = []
+    for path in paths or [None]:
+        recorded = None if path is None else recording.read(path)
+        reference = None if args.isolated else Reference.make(net, recorded, inputs)
+        for backend in backends:
+            if reference is not None:
+                report = reference.compare(backend)
+            else:
+                assert recorded is not None
+                report = verify_isolated(net, recorded, backend)
+            reports.append(report)
+            if not args.json:
+                if args.verbose:
+                    for line in report.table():
+                        print(line)
+                print(report.explanation())
+    certificate = Certificate(net, (), tuple(paths), tuple(reports))
+    if args.certificate:
+        certificate.write(args.certificate)
+    if args.json:
+        print(certificate.dumps(), end="")
+    return 0 if certificate.ok else 1
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from caffe_port.drawing import draw_svg
+    from caffe_port.summary import summarize, to_dot
+
+    net = _loaded(args, _located(args))
+    summary = summarize(net)
+    if args.svg:
+        draw_svg(net, args.svg)
+        _say(f"wrote {args.svg}")
+    if args.json:
+        _print_json(summary.as_json())
+    elif args.dot:
+        print(to_dot(net), end="")
+    elif not args.svg:
+        for line in summary.table(splits=args.splits):
+            print(line)
+        for what, blobs in (("inputs", summary.inputs), ("outputs", summary.outputs)):
+            print(f"{what}: " + ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in blobs.items()))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from caffe_port.proto.files import replacing
+    from caffe_port.runtime import run
+
+    net = _loaded(args, _located(args))
+    inputs = _read_npz(args.input)
+    wanted = args.blob or list(net.outputs)
+    blobs = run(net, inputs, dtype=args.dtype, outputs=None if wanted == ["all"] else wanted)
+    with replacing(args.output) as stream:
+        np.savez(stream, **blobs)
+    for name, value in blobs.items():
+        print(f"{name} {'x'.join(map(str, value.shape)) or '()'} {value.dtype}")
+    return 0
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    from caffe_port.errors import ShapeError
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise ShapeError(f"{path}: this is a single array; an npz with an array for each input is needed")
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ShapeError(f"{path}: no npz file that can be read: {error}") from None
+
+
+def _score(args: argparse.Namespace) -> int:
+    from caffe_port.errors import ImageError
+    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.scoring.scorer import Scorer
+
+    scorer = Scorer(args.model, backend=args.backend, offline=args.offline, progress=TerminalProgress())
+    failed = 0
+    for name in args.images:
+        try:
+            score = scorer.score(name)
+        except ImageError as error:
+            failed += 1
+            if args.json:
+                print(json.dumps({"image": name, "error": str(error)}), flush=True)
+            _say(f"caffe-port: {error}")
+            continue
+        print(json.dumps({"image": name, "score": score}) if args.json else f"{score:.6f}  {name}", flush=True)
+    if failed and len(args.images) > 1:
+        _say(f"caffe-port: {failed} of {len(args.images)} images could not be scored")
+    return 2 if failed else 0
+
+
+def _layers(args: argparse.Namespace) -> int:
+    from caffe_port import registry
+
+    rows = [
+        {
+            "type": definition.type,
+            "numpy": True,
+            **{
+                backend: registry.is_expressible(backend, definition)
+                or registry.reason_inexpressible(backend, definition.type)
+                for backend in registry.BACKENDS
+            },
+        }
+        for definition in registry.layer_types()
+    ]
+    if args.json:
+        _print_json(rows)
+        return 0
+    width = max(len(str(row["type"])) for row in rows)
+    print(f"{'type'.ljust(width)}  numpy  pytorch  onnx")
+    for row in rows:
+        marks = ["yes" if row[backend] is True else "no" for backend in registry.BACKENDS]
+        reasons = "; ".join(f"{b}: {row[b]}" for b in registry.BACKENDS if isinstance(row[b], str))
+        print(f"{str(row['type']).ljust(width)}  yes    {marks[0].ljust(7)}  {marks[1].ljust(4)}  {reasons}".rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
