@@ -54,6 +54,9 @@ clean:
 	rm -rf "$(VENV)" build dist caffe_port.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find caffe_port proto converters reference_outputs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Warnings are setuptools' own, about editable installations. Without a terminal pip is quiet.
+PIP := PYTHONWARNINGS=ignore "$(BIN)/python" -m pip $(if $(MAKE_TERMOUT),,--quiet)
+
 # .created holds the place and the Python that the environment was made for. Where they are others now, it is made anew.
 IDENTITY := $(CURDIR) $(shell $(PYTHON) -c 'import sys; print(sys.version.split()[0])')
 ifneq "$(shell cat $(VENV)/.created 2>/dev/null)" "$(IDENTITY)"
@@ -72,6 +75,6 @@ $(VENV)/.test: EXTRAS := all,test
 $(VENV)/.develop: EXTRAS := all,test,dev
 
 $(VENV)/.convert $(VENV)/.test $(VENV)/.develop: $(DEPENDS)
-	"$(BIN)/python" -m pip install -c constraints.txt pip setuptools
-	"$(BIN)/python" -m pip install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	$(PIP) install -c constraints.txt pip setuptools
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch "$@"

@@ -27,6 +27,11 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def outputs_only(self) -> bool:
+        """Whether only the layers that make the net's outputs can be seen (a file run as it is)."""
+        ...
+
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
         """Each layer that is no input and no Split, in order, with its tops' values right after it ran.
 
@@ -44,6 +49,7 @@ class NumpyBackend:
     """This package's own forward pass."""
 
     dtype: str = "float32"
+    outputs_only: bool = False
 
     @property
     def name(self) -> str:
@@ -78,6 +84,7 @@ class TorchBackend:
 
     module: nn.Module | None = None
     name: str = "torch (without oneDNN)"
+    outputs_only: bool = False
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
         from caffe_port.converters.to_pytorch import to_pytorch
@@ -105,6 +112,7 @@ class OnnxBackend:
 
     model: onnx.ModelProto | None = None
     name: str = "onnxruntime"
+    outputs_only: bool = False
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
         from caffe_port.converters.to_onnx import to_onnx, value_names

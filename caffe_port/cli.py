@@ -27,40 +27,39 @@ MODEL_HELP = "a released model (open_nsfw), a folder, a prototxt, or a caffemode
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if not hasattr(args, "run"):
-        parser.print_help()
-        return 2
+    debug = False
     try:
+        parser = _parser()
+        args = parser.parse_args(argv)
+        if not hasattr(args, "run"):
+            parser.print_help()
+            return 2
+        debug = args.debug
         code: int = args.run(args)
         sys.stdout.flush()
         return code
-    except CaffePortError as error:
-        if args.debug:
-            raise
-        print(f"caffe-port: {error}", file=sys.stderr)
-        return 1 if isinstance(error, ParityError) else 2
-    except KeyboardInterrupt:
-        if args.debug:
-            raise
-        print("caffe-port: interrupted; nothing half-done was left behind", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); Python would complain once more when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        if args.debug:
+    except (CaffePortError, KeyboardInterrupt, MemoryError, OSError) as error:
+        if debug:
             raise
-        print("caffe-port: not enough memory", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if args.debug:
-            raise
+        message, code = _told(error)
+        _say(f"caffe-port: {message}")
+        return code
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """An error in words for people, and the exit code for it."""
+    if isinstance(error, CaffePortError):
+        return str(error), 1 if isinstance(error, ParityError) else 2
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing half-done was left behind", 130
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        print(f"caffe-port: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return f"{where}{error.strerror or error}", 2
+    return "not enough memory", 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -239,6 +238,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from caffe_port import recording
+    from caffe_port.arrays import read_npz
     from caffe_port.backends import make_backend
     from caffe_port.certificate import Certificate
     from caffe_port.conversion import verification_backends
@@ -248,7 +248,7 @@ def _verify(args: argparse.Namespace) -> int:
     net = _loaded(args, files)
     paths = args.recording or files.recordings()
     backends = [make_backend(name) for name in args.backend] if args.backend else verification_backends(net)
-    inputs = _read_npz(args.input) if args.input else None
+    inputs = read_npz(args.input) if args.input else None
     if args.isolated and not paths:
         raise GraphError("--isolated needs a recording")
     if not paths:
@@ -299,36 +299,17 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from caffe_port.proto.files import replacing
+    from caffe_port.arrays import read_npz, write_npz
     from caffe_port.runtime import run
 
     net = _loaded(args, _located(args))
-    inputs = _read_npz(args.input)
+    inputs = read_npz(args.input)
     wanted = args.blob or list(net.outputs)
     blobs = run(net, inputs, dtype=args.dtype, outputs=None if wanted == ["all"] else wanted)
-    with replacing(args.output) as stream:
-        np.savez(stream, **blobs)
+    write_npz(args.output, blobs)
     for name, value in blobs.items():
         print(f"{name} {'x'.join(map(str, value.shape)) or '()'} {value.dtype}")
     return 0
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    import zipfile
-
-    import numpy as np
-
-    from caffe_port.errors import ShapeError
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ShapeError(f"{path}: this is a single array; an npz with an array for each input is needed")
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ShapeError(f"{path}: no npz file that can be read: {error}") from None
 
 
 def _score(args: argparse.Namespace) -> int:

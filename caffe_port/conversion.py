@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import secrets
 import shutil
 import warnings
@@ -65,7 +66,7 @@ def convert(
     with _workshop(folder) as workshop:
         artifacts: list[Artifact] = []
         backends: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
-        for target in targets:
+        for target in dict.fromkeys(targets):
             say(f"writing {name} as {target}")
             made, checks = _WRITERS[target](net, workshop, name)
             artifacts += made
@@ -129,6 +130,9 @@ def _workshop(folder: Path) -> Iterator[Path]:
     try:
         yield workshop
         finished = True
+    except ArtifactError as error:
+        # The user knows the folder, not the hidden one.
+        raise ArtifactError(str(error).replace(str(workshop), str(folder))) from error
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be written into: {error.strerror or error}") from error
     finally:
@@ -160,17 +164,22 @@ def _write_pytorch(net: Net, folder: Path, name: str) -> tuple[list[Artifact], l
 
     module = to_pytorch(net)
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = folder / f"{name}.safetensors"
     # Tensors shared by name are stored once a name: safetensors refuses shared memory.
     state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
-    save_file(state, weights, metadata={"format": "pt"})
+    with replacing(weights) as stream:
+        stream.write(save(state, metadata={"format": "pt"}))
     program, symbolic = _export(net, module)
     path = folder / f"{name}.pt2"
+    # Not straight to the file: where that cannot be written, PyTorch raises its C++ stack instead of an OSError.
+    archive = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path)
+        torch.export.save(program, archive)
+    with replacing(path) as stream:
+        stream.write(archive.getbuffer())
     artifacts = [
         Artifact.of("pytorch program (torch.export)", path, batch="symbolic" if symbolic else "fixed"),
         Artifact.of("pytorch state dict (safetensors)", weights),
@@ -225,70 +234,82 @@ def _outputs_of(net: Net, values: Mapping[str, Array]) -> Iterator[tuple[Layer, 
             yield layer, tops
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _ReadBack:
     """The ONNX file, opened so that every value can be seen."""
 
     path: Path
     name: str = "onnxruntime"
+    outputs_only: bool = False
+    _backend: OnnxBackend | None = None
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
-        import onnx
+        if self._backend is None:
+            import onnx
 
-        return OnnxBackend(onnx.load(self.path)).trace(net, inputs)
+            self._backend = OnnxBackend(onnx.load(self.path))
+        return self._backend.trace(net, inputs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _DeployedOnnx:
     """The ONNX file as users run it, with onnxruntime's own optimizations: only its outputs can be seen."""
 
     path: Path
     name: str = "onnxruntime, the file as it is"
     outputs_only: bool = True
+    _session: Any = None
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
-        session = make_session(str(self.path))
-        names = [value.name for value in session.get_outputs()]
-        values = dict(zip(names, session.run(None, dict(inputs)), strict=True))
-        for output in net.outputs:
-            # An input overwritten in place keeps its name in ONNX; the output has the layer's.
-            values.setdefault(output, next((values[n] for n in names if n.startswith(f"{output}@")), None))
-        return _outputs_of(net, values)
+        from caffe_port.converters.to_onnx import value_names
+
+        if self._session is None:
+            self._session = make_session(str(self.path))
+        names = value_names(net)
+        wanted = [names[blob] for blob in net.output_blobs]
+        values = self._session.run(wanted, dict(inputs))
+        return _outputs_of(net, dict(zip(net.outputs, values, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reloaded:
     """The module with its weights read back from the safetensors file."""
 
     path: Path
     name: str = "torch (without oneDNN)"
+    outputs_only: bool = False
+    _backend: TorchBackend | None = None
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
-        from safetensors.torch import load_file
+        if self._backend is None:
+            from safetensors.torch import load_file
 
-        from caffe_port.converters.to_pytorch import to_pytorch
+            from caffe_port.converters.to_pytorch import to_pytorch
 
-        module = to_pytorch(net)
-        for parameter in module.state_dict().values():
-            parameter.zero_()
-        module.load_state_dict(load_file(self.path))
-        return TorchBackend(module).trace(net, inputs)
+            module = to_pytorch(net)
+            for parameter in module.state_dict().values():
+                parameter.zero_()
+            module.load_state_dict(load_file(self.path))
+            self._backend = TorchBackend(module)
+        return self._backend.trace(net, inputs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _DeployedProgram:
     """The exported PyTorch program, loaded from its file."""
 
     path: Path
     name: str = "torch, the exported program"
     outputs_only: bool = True
+    _module: Any = None
 
     def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
         import torch
 
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            module = torch.export.load(self.path).module()
-            result = module(*[torch.from_numpy(np.array(inputs[name])) for name in net.inputs])
+            if self._module is None:
+                self._module = torch.export.load(self.path).module()
+            result = self._module(*[torch.from_numpy(np.array(inputs[name])) for name in net.inputs])
         outputs = result if isinstance(result, dict) else {net.outputs[0]: result}
         return _outputs_of(net, {name: value.numpy() for name, value in outputs.items()})

@@ -1,6 +1,7 @@
 """The values a blob starts with when no file brings them (FillerParameter).
 
-The distributions are Caffe's; the stream of random numbers is NumPy's, so single values are others than Caffe would draw.
+The distributions are Caffe's; the stream of random numbers is NumPy's, so single values are others than Caffe would
+draw.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Filler:
     """One FillerParameter.
 
     constant: `value`. uniform: [low, high). gaussian: mean and std; with sparse >= 0 a value is kept with probability
-    sparse / dim 0, else 0. positive_unitball: uniform in [0, 1), each item of axis 0 divided by its sum. xavier: uniform in
-    ±sqrt(3/n). msra: gaussian of std sqrt(2/n). bilinear: the kernel that upsamples. n is the fan_in, the fan_out, or their
-    mean, as variance_norm says.
+    sparse / dim 0, else 0. positive_unitball: uniform in [0, 1), each item of axis 0 divided by its sum. xavier:
+    uniform in ±sqrt(3/n). msra: gaussian of std sqrt(2/n). bilinear: the kernel that upsamples. n is the fan_in, the
+    fan_out, or their mean, as variance_norm says.
     Source: BVLC/caffe @ 9b89154, filler.hpp.
     """
 

@@ -15,7 +15,7 @@ from caffe_port.errors import GraphError, Location, Problem, WeightsError
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.net import Net, Source
 from caffe_port.proto import text, upgrade, wire
-from caffe_port.weights import StoredLayer, assign
+from caffe_port.weights import StoredLayer, assign, assign_inline
 
 __all__ = ["load"]
 
@@ -73,9 +73,13 @@ def load(
         upgrades=tuple(upgraded.steps),
         notes=(*upgraded.warnings, *net.notes, *_batch_statistics_notes(net)),
     )
-    inline = _inline_weights(net, layers, source_index)
+    inline = {
+        layer.index: [_blob_data(blob) for blob in layers[index].message.blobs]
+        for layer, index in zip(net.layers, source_index, strict=True)
+        if index >= 0 and layers[index].message.blobs
+    }
     if inline:
-        net = assign(net, inline, file=definition.name, allow_missing=True, allow_unused=False)
+        net = assign_inline(net, inline, file=definition.name)
     for position, name in enumerate(files):
         path = Path(name)
         net = assign(
@@ -111,16 +115,6 @@ def _unruled(message: Any, file: str, index: int) -> PlacedLayer:
 def _merged(state: NetState, written: Any) -> NetState:
     """The state asked for, with what the file's own `state` adds: its level, its stages (a phase asked for wins)."""
     return NetState(state.phase, state.level or written.level, (*written.stage, *state.stages))
-
-
-def _inline_weights(net: Net, layers: Sequence[PlacedLayer], source_index: Sequence[int]) -> list[StoredLayer]:
-    """Learned blobs written in the prototxt itself."""
-    stored = []
-    for layer, index in zip(net.layers, source_index, strict=True):
-        blobs = layers[index].message.blobs if index >= 0 else ()
-        if blobs:
-            stored.append((layer.name, layer.type, [_blob_data(blob) for blob in blobs]))
-    return stored
 
 
 def _blob_data(blob: Any) -> wire.BlobData:

@@ -178,42 +178,55 @@ class Net:
         """A net with other weights.
 
         `values`: layer name → its learned blobs in Caffe's order, each of exactly the blob's shape; kept as float32, or as
-        float64 where the array given is. Layers not named keep theirs (with `partial=False` a layer that has learned
-        blobs and is neither named nor set raises).
-        Raises: WeightsError for unknown layers, wrong numbers of blobs and wrong shapes, all at once.
+        float64 where the array given is. Of several layers of one name the first gets them, as in Caffe; a blob that
+        layers share may be given with any of them. Layers not named keep theirs (with `partial=False` a layer that has
+        learned blobs and is neither named nor set raises).
+        Raises: WeightsError for unknown layers, wrong numbers of blobs, wrong shapes, and different values for one shared
+        blob, all at once.
         """
         problems = Problems()
-        known = {layer.name for layer in self.layers if layer.weights}
-        for name in values:
-            if name not in known:
-                problems.add(WeightsError, "no layer of this name has learned blobs", layer=name)
-        renewed: dict[int, Weight] = {}
+        targets: dict[str, Layer] = {}
         for layer in self.layers:
-            given = values.get(layer.name)
-            if given is not None and len(given) != len(layer.weights):
+            targets.setdefault(layer.name, layer)
+        renewed: dict[int, npt.NDArray[np.floating[Any]]] = {}
+        for name, given in values.items():
+            target = targets.get(name)
+            if target is None or not target.weights:
+                problems.add(WeightsError, "no layer of this name has learned blobs", layer=name)
+                continue
+            if len(given) != len(target.weights):
                 problems.add(
-                    WeightsError, f"has {len(layer.weights)} learned blobs, {len(given)} were given", layer=layer.name
+                    WeightsError, f"has {len(target.weights)} learned blobs, {len(given)} were given", layer=name
                 )
-                given = None
-            for i, weight in enumerate(layer.weights):
-                if weight.owner is not None:
+                continue
+            for i, (weight, value) in enumerate(zip(target.weights, given, strict=True)):
+                data = _frozen(value)
+                if data.shape != weight.shape:
+                    problems.add(
+                        WeightsError,
+                        f"learned blob {i} has shape {format_shape(weight.shape)}, {format_shape(data.shape)} was given",
+                        layer=name,
+                    )
                     continue
-                data = weight.data
-                if given is not None:
-                    data = _frozen(given[i])
-                    if data.shape != weight.shape:
-                        problems.add(
-                            WeightsError,
-                            f"learned blob {i} has shape {format_shape(weight.shape)}, "
-                            f"{format_shape(data.shape)} was given",
-                            layer=layer.name,
-                        )
-                renewed[id(weight)] = replace(weight, data=data)
+                owner = weight.owner or weight
+                data = data.reshape(owner.shape)
+                first = renewed.setdefault(id(owner), data)
+                if first is not data and not np.array_equal(first, data, equal_nan=True):
+                    problems.add(
+                        WeightsError,
+                        f"learned blob {i} is shared as {weight.name!r}, and another layer is given other values for it",
+                        layer=name,
+                    )
         problems.raise_if_any()
-        net = replace(self, layers=tuple(_with_weights(layer, renewed) for layer in self.layers))
+        net = self.with_values(renewed)
         if not partial:
             net.require_weights()
         return net
+
+    def with_values(self, values: Mapping[int, npt.NDArray[np.floating[Any]]]) -> Net:
+        """A net with other values of some learned blobs, by `id` of the Weight that owns them; read-only, not copied."""
+        renewed = {id(weight): replace(weight, data=values.get(id(weight), weight.data)) for weight in self.weights()}
+        return replace(self, layers=tuple(_with_weights(layer, renewed) for layer in self.layers))
 
     def with_input_shapes(self, shapes: Mapping[str, Sequence[int]]) -> Net:
         """The same net for inputs of other shapes, as Caffe's `net.reshape()` gives it.

@@ -15,9 +15,16 @@ from caffe_port.shapes import Shape, count, format_shape
 
 __all__ = ["check_inputs", "last_uses", "run", "run_layers", "value_of"]
 
+_NUMBERS = "biuf"
+"""NumPy's kinds of dtype that become float32: booleans, integers, floats; no complex numbers, no text."""
+
 
 def check_inputs(net: Net, inputs: Mapping[str, npt.ArrayLike], dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
-    """The inputs as arrays of `dtype`. Raises GraphError unless there is exactly one for each input of the net."""
+    """The inputs as arrays of `dtype`.
+
+    Raises: GraphError unless there is exactly one for each input of the net; ShapeError for what is no array of numbers.
+    """
+    real = _real(dtype)
     missing = [name for name in net.inputs if name not in inputs]
     extra = [name for name in inputs if name not in net.inputs]
     if missing or extra:
@@ -26,10 +33,24 @@ def check_inputs(net: Net, inputs: Mapping[str, npt.ArrayLike], dtype: npt.DType
     arrays = {}
     for name in net.inputs:
         try:
-            arrays[name] = np.asarray(inputs[name], dtype=dtype)
+            given = np.asarray(inputs[name])
+            if given.dtype.kind not in _NUMBERS:
+                raise ShapeError(f"input {name!r} is no array of real numbers but of {given.dtype}")
+            arrays[name] = given.astype(real, copy=False)
         except (TypeError, ValueError) as error:
             raise ShapeError(f"input {name!r} is no array of numbers: {error}") from None
     return arrays
+
+
+def _real(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The dtype to compute in. Raises GraphError if it is neither float32 nor float64."""
+    try:
+        real = np.dtype(dtype)
+    except TypeError:
+        raise GraphError(f"dtype must be float32 or float64, not {dtype!r}") from None
+    if real not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise GraphError(f"dtype must be float32 or float64, not {real}")
+    return real
 
 
 def run(
@@ -43,10 +64,10 @@ def run(
     """Runs the net and returns its blobs, each with its last value.
 
     `inputs`: an array for each of `net.inputs`; shapes other than the net's reshape it first, as Caffe would.
-    `dtype`: float32 as Caffe computes, or float64. `outputs`: the blobs wanted (default all); with it, every other value is
-    dropped as soon as no layer needs it any more. `seed`: for Dropout in TRAIN.
-    Raises: GraphError for missing or unknown inputs and outputs, ShapeError for shapes that do not fit, WeightsError if a
-    learned blob has no values.
+    `dtype`: float32 as Caffe computes, or float64. `outputs`: the blobs wanted (default all); with it, every other
+    value is dropped as soon as no layer needs it any more. `seed`: for Dropout in TRAIN.
+    Raises: GraphError for missing or unknown inputs and outputs, ShapeError for shapes that do not fit, WeightsError
+    if a learned blob has no values.
     """
     arrays = check_inputs(net, inputs, dtype)
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -76,14 +97,12 @@ def run_layers(
 ) -> Iterator[tuple[Layer, dict[Blob, Array]]]:
     """Runs the net layer by layer: yields each layer and its tops' values right after it ran.
 
-    `inputs` are of `dtype` and of the net's shapes. `values` (by id of the Blob) holds what is alive; a caller may delete
-    from it what nobody needs any more. `new_weights` receives, by layer name and index, learned blobs that the pass moved
-    (BatchNorm in TRAIN).
+    `inputs` are of `dtype` and of the net's shapes. `values` (by id of the Blob) holds what is alive; a caller may
+    delete from it what nobody needs any more. `new_weights` receives, by layer name and index, learned blobs that the
+    pass moved (BatchNorm in TRAIN).
     """
     net.require_weights()
-    real = np.dtype(dtype)
-    if real not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise GraphError(f"dtype must be float32 or float64, not {real}")
+    real = _real(dtype)
     rng = np.random.default_rng(seed)
     values = {} if values is None else values
     for layer in net.layers:
@@ -117,7 +136,7 @@ def run_layers(
 
 
 def _shapes_now(layer: Layer, bottoms: Sequence[Array]) -> tuple[Shape, ...]:
-    """The tops' shapes for these bottoms: the net's own, unless there is a data-dependent layer (Filter) before this one."""
+    """The tops' shapes for these bottoms: the net's own, unless a data-dependent layer (Filter) came before."""
     shapes = [bottom.shape for bottom in bottoms]
     if shapes == [blob.shape for blob in layer.bottoms]:
         return tuple(top.shape for top in layer.tops)
@@ -130,7 +149,6 @@ def _weight(weight: Weight, dtype: np.dtype[Any]) -> Array:
     assert weight.data is not None
     # Values viewed in a mapped file may lie unaligned; BLAS would copy them for each call.
     return np.require(weight.data, dtype=dtype, requirements=["A"])
-
 
 
 def value_of(blob: Blob, values: Mapping[int, Array]) -> Array:

@@ -46,7 +46,8 @@ def canonical_axis(axis: int, num_axes: int) -> int:
 
 
 def legacy_dim(shape: Sequence[int], axis: int) -> int:
-    """The dim that Caffe's old accessors num, channels, height, width (axes 0 to 3) give: 1 for an axis that is not there.
+    """The dim that Caffe's old accessors num, channels, height, width (axes 0 to 3) give: 1 for an axis that is not
+    there.
 
     Raises: ShapeError for more than 4 axes. Source: Blob::LegacyShape.
     """
@@ -89,7 +90,8 @@ def deconv_output(size: int, kernel: int, stride: int, pad: int, dilation: int =
 def pool_output(size: int, kernel: int, stride: int, pad: int, *, clip: bool, floor: bool = False) -> int:
     """Output size of a pooling along one axis: rounded up unless `floor`.
 
-    With `clip` (Caffe: any pad is positive, on either axis) a last window that would start in the far padding is dropped.
+    With `clip` (Caffe: any pad is positive, on either axis) a last window that would start in the far padding is
+    dropped.
     """
     steps = (size + 2 * pad - kernel) / stride
     output = (math.floor(steps) if floor else math.ceil(steps)) + 1

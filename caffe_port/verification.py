@@ -58,7 +58,6 @@ class Reference:
     carried: dict[tuple[int, int], Carried]
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
-    limit: int = SAMPLE
 
     @classmethod
     def make(cls, net: Net, recording: Recording | None = None, inputs: Mapping[str, Array] | None = None) -> Reference:
@@ -80,10 +79,9 @@ class Reference:
         shapes = {name: given[name].shape for name in net.inputs}
         if shapes != net.input_shapes:
             net = net.with_input_shapes(shapes)
-        limit = SAMPLE if recording is None else recording.limit
         recorded, missing, extra = (None, (), ()) if recording is None else _matched(net, recording)
         name = "the float64 run (no recording of Caffe)" if recording is None else Path(recording.source).name
-        return cls._of(net, {name: given[name] for name in net.inputs}, name, recorded, missing, extra, limit)
+        return cls._of(net, {name: given[name] for name in net.inputs}, name, recorded, missing, extra)
 
     @classmethod
     def _of(
@@ -94,15 +92,14 @@ class Reference:
         recorded: dict[tuple[int, int], RecordedLayer] | None,
         missing: tuple[str, ...],
         extra: tuple[str, ...],
-        limit: int,
     ) -> Reference:
         float32 = {
-            (layer.index, j): digest(value, limit)
+            (layer.index, j): digest(value, _sampled(recorded, (layer.index, j)))
             for layer, tops in NumpyBackend("float32").trace(net, inputs)
             for j, value in enumerate(tops)
         }
-        exact, carried = _exact(net, inputs, limit, recorded, float32)
-        return cls(net, inputs, name, exact, float32, recorded, carried, missing, extra, limit)
+        exact, carried = _exact(net, inputs, recorded, float32)
+        return cls(net, inputs, name, exact, float32, recorded, carried, missing, extra)
 
     def compare(self, backend: Backend) -> ParityReport:
         """Runs the backend and compares every blob of every layer."""
@@ -123,7 +120,7 @@ class Reference:
                 )
                 result = compare_blob(
                     place,
-                    digest(value, self.limit),
+                    digest(value, _sampled(self.recorded, key)),
                     None if recorded is None else _recorded_digest(recorded),
                     self.exact[key],
                     self.float32[key],
@@ -134,7 +131,7 @@ class Reference:
                     diverged[layer.tops[j]] = layer.tops[j].name
             self._pass_on(layer, diverged)
         wanted = self.exact if self.recorded is None else self.recorded
-        outputs = set(self.net.output_blobs) if getattr(backend, "outputs_only", False) else None
+        outputs = set(self.net.output_blobs) if backend.outputs_only else None
         missing += [
             f"{layer.name}:{top.name}"
             for layer in self.net.layers
@@ -196,7 +193,7 @@ def verify_isolated(net: Net, recording: Recording, backend: str | Backend = "nu
                 for top, bottom in zip(alone.input_blobs, dict.fromkeys(layer.bottoms), strict=True)
             }
             entries_alone = {(1, j): entry for j, entry in enumerate(entries) if entry is not None}
-            reference = Reference._of(alone, inputs, recording.source, entries_alone, (), (), recording.limit)
+            reference = Reference._of(alone, inputs, recording.source, entries_alone, (), ())
             report = reference.compare(chosen)
             comparisons += [replace(result, index=layer.index) for result in report.comparisons]
         for top, entry in zip(layer.tops, entries, strict=True):
@@ -229,6 +226,13 @@ def _is_exact(layer: Layer, top: int) -> bool:
     return layer.type in EXACT_TYPES or (layer.type == "Pooling" and top == 1)
 
 
+def _sampled(recorded: Mapping[tuple[int, int], RecordedLayer] | None, key: tuple[int, int]) -> int:
+    """How many values of a top to compare: as many as were recorded."""
+    if recorded is None or key not in recorded:
+        return SAMPLE
+    return max(1, recorded[key].sample.size)
+
+
 def _recorded_digest(entry: RecordedLayer) -> Digest:
     sample = entry.sample.astype(np.float64)
     stats = np.full(4, np.nan) if entry.stats is None else entry.stats
@@ -238,7 +242,6 @@ def _recorded_digest(entry: RecordedLayer) -> Digest:
 def _exact(
     net: Net,
     inputs: Mapping[str, Array],
-    limit: int,
     recorded: dict[tuple[int, int], RecordedLayer] | None,
     float32: Mapping[tuple[int, int], Digest],
 ) -> tuple[dict[tuple[int, int], Digest], dict[tuple[int, int], Carried]]:
@@ -256,7 +259,7 @@ def _exact(
         few = all(value.size <= FEW for value in tops)
         for j, value in enumerate(tops):
             key = (layer.index, j)
-            exact[key] = own = digest(value, limit)
+            exact[key] = own = digest(value, _sampled(recorded, key))
             spread = Carried(
                 floor=_rms(own, _recorded_digest(recorded[key])) if recorded and key in recorded else 0.0,
                 noise=_rms(own, float32[key]),
@@ -336,7 +339,12 @@ def _matched(
             if found is None:
                 extra.append(f"{layer.name} ({layer.type}):{top.name}")
                 continue
-            matched[layer.index, j] = found
+            final = recording.finals.get(top.name)
+            if final is not None and net.blobs[top.name] is top and final.shape == found.shape:
+                # Outputs are recorded whole, not only as a sample.
+                matched[layer.index, j] = replace(found, sample=final.reshape(-1))
+            else:
+                matched[layer.index, j] = found
             order.append(positions[id(found)])
     missing = [f"{entry.layer} ({entry.type}):{entry.top}" for entry in entries.values()]
     if order != sorted(order):

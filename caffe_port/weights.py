@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from caffe_port.errors import Problems, WeightsError
-from caffe_port.net import Net, Weight
+from caffe_port.net import Layer, Net, Weight
 from caffe_port.shapes import Shape, count, format_shape
 
 if TYPE_CHECKING:
     from caffe_port.layers.base import Array
     from caffe_port.proto.wire import BlobData
 
-__all__ = ["StoredLayer", "assign"]
+__all__ = ["StoredLayer", "assign", "assign_inline"]
 
 StoredLayer = tuple[str, str, Sequence["BlobData"]]
 """A layer of a weight file: its name, its type, its learned blobs."""
@@ -36,19 +36,21 @@ def assign(
 ) -> Net:
     """`net` with the learned blobs of a weight file.
 
-    A file's layer goes to the first layer of that name. Values are not copied: `Weight.data` views the file's array.
+    A file's layer goes to the first layer of that name. Values are not copied: `Weight.data` views the file's array. Where
+    layers share a blob, what the file has last for any of them is it, as in Caffe.
     `allow_missing`: layers the file has nothing for keep what they have (Caffe: their fillers).
     `allow_unused`: learned blobs of the file that no layer of the net takes are passed over, as Caffe does.
     Raises: WeightsError listing all that does not fit: number of blobs, shapes, missing and unused ones.
     """
     problems = Problems()
-    values: dict[str, list[Array]] = {}
-    targets = {}
+    values: dict[int, Array] = {}
+    targets: dict[str, Layer] = {}
     for layer in net.layers:
         targets.setdefault(layer.name, layer)
+    given: set[int] = set()
     for name, type_name, blobs in stored:
-        layer = targets.get(name)
-        if layer is None:
+        target = targets.get(name)
+        if target is None:
             if blobs and not allow_unused:
                 problems.add(
                     WeightsError,
@@ -57,50 +59,73 @@ def assign(
                     hint="wrong weight file? --allow-unused-weights (allow_unused=True) passes over them as Caffe does",
                 )
             continue
-        if len(blobs) != len(layer.weights):
-            problems.add(
-                WeightsError,
-                f"{layer.type} has {len(layer.weights)} learned blobs, {file} has {len(blobs)} for it ({type_name})",
-                layer=name,
-                location=layer.location,
-            )
-            continue
-        arrays = _arrays(layer.weights, blobs, name, file, problems)
-        if layer.weights and arrays is not None:
-            values[name] = arrays
+        if blobs:
+            given.add(target.index)
+        for weight, array in _fitted(target, type_name, blobs, file, problems):
+            owner = weight.owner or weight
+            values[id(owner)] = array.reshape(owner.shape)
     if not allow_missing:
         for layer in net.layers:
-            missing = [weight for weight in layer.weights if weight.owner is None and weight.data is None]
-            if missing and layer.name not in {name for name, _, blobs in stored if blobs}:
+            missing = [w for w in layer.weights if w.owner is None and w.data is None and id(w) not in values]
+            if missing and layer.index not in given:
+                namesake = targets[layer.name] is not layer
                 problems.add(
                     WeightsError,
                     f"{file} has no weights for it ({', '.join(format_shape(weight.shape) for weight in missing)} needed)",
                     layer=layer.name,
                     location=layer.location,
-                    hint="wrong weight file?",
+                    hint="an earlier layer of this name takes them" if namesake else "wrong weight file?",
                 )
     problems.raise_if_any()
-    return net.with_weights(values, partial=True)
+    return net.with_values(values)
 
 
-def _arrays(
-    weights: Sequence[Weight], blobs: Sequence[BlobData], layer: str, file: str, problems: Problems
-) -> list[Array] | None:
-    arrays: list[Array] = []
-    for i, (weight, blob) in enumerate(zip(weights, blobs, strict=True)):
+def assign_inline(net: Net, blobs_of: Mapping[int, Sequence[BlobData]], *, file: str) -> Net:
+    """`net` with the learned blobs that stand in the prototxt itself, by index of the layer.
+
+    Those of a blob that is shared with an earlier layer give way to the earlier layer's, as in Caffe.
+    Raises: WeightsError, for all layers at once, where their number or shape does not fit.
+    """
+    problems = Problems()
+    values = {
+        id(weight): array
+        for index, blobs in blobs_of.items()
+        for weight, array in _fitted(net.layers[index], "in the layer itself", blobs, file, problems)
+        if weight.owner is None
+    }
+    problems.raise_if_any()
+    return net.with_values(values)
+
+
+def _fitted(
+    layer: Layer, origin: str, blobs: Sequence[BlobData], file: str, problems: Problems
+) -> list[tuple[Weight, Array]]:
+    """Each learned blob of the layer with its values; what does not fit goes to `problems` and is left out."""
+    if len(blobs) != len(layer.weights):
+        problems.add(
+            WeightsError,
+            f"{layer.type} has {len(layer.weights)} learned blobs, {file} has {len(blobs)} for it ({origin})",
+            layer=layer.name,
+            location=layer.location,
+        )
+        return []
+    fitted = []
+    for i, (weight, blob) in enumerate(zip(layer.weights, blobs, strict=True)):
         if not _fits(blob, weight.shape):
             layout = " (num, channels, height, width)" if blob.legacy else ""
             problems.add(
                 WeightsError,
                 f"learned blob {i} is {format_shape(weight.shape)} in the net, {format_shape(blob.shape)}{layout} in {file}",
-                layer=layer,
+                layer=layer.name,
+                location=layer.location,
             )
         elif blob.data.size != count(weight.shape):
             problems.add(
                 WeightsError,
                 f"learned blob {i} has {blob.data.size} values for shape {format_shape(weight.shape)}",
-                layer=layer,
+                layer=layer.name,
+                location=layer.location,
             )
         else:
-            arrays.append(blob.data.reshape(weight.shape))
-    return arrays if len(arrays) == len(weights) else None
+            fitted.append((weight, blob.data.reshape(weight.shape)))
+    return fitted

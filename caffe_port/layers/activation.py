@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from caffe_port.errors import ShapeError
-from caffe_port.layers.base import Array, LayerDef, LayerSpec, Params, RunContext, WeightSpec, refuse
+from caffe_port.layers.base import Array, InPlace, LayerDef, LayerSpec, Params, RunContext, WeightSpec, refuse
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, format_shape, legacy_dim
 
@@ -46,7 +46,7 @@ def sigmoid(x: Array) -> Array:
 class Neuron(LayerDef):
     """A layer whose top has its bottom's shape, each element a function of one element."""
 
-    in_place = "ok"
+    in_place: ClassVar[InPlace] = "ok"
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [bottoms[0]]
@@ -107,8 +107,8 @@ class Dropout(Neuron):
 class Power(Neuron):
     """(shift + scale * x) ^ power.
 
-    A product scale * power of 0 gives a constant: 1 if power is 0, else shift ^ power. A negative base with a fractional
-    power gives NaN.
+    A product scale * power of 0 gives a constant: 1 if power is 0, else shift ^ power. A negative base with a
+    fractional power gives NaN.
     Shapes: any. Source: BVLC/caffe @ 9b89154, power_layer.cpp.
     """
 

@@ -222,7 +222,7 @@ class LayerDef:
         raise NotImplementedError
 
     def views_bottom(self, num_bottoms: int, num_tops: int) -> bool:
-        """Whether the tops are views of bottom[0] (Split, Flatten, Reshape): an in-place layer behind one changes both."""
+        """Whether the tops are views of bottom[0] (Split, Reshape): an in-place layer behind one changes both."""
         return False
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:

@@ -192,9 +192,10 @@ def deconvolve(x: Array, weight: Array, window: Window, group: int) -> Array:
     flat = np.ascontiguousarray(x).reshape(num, group, channels // group, count(spatial))
     kernels = weight.reshape(group, channels // group, out_channels, -1).transpose(3, 0, 2, 1)
     for kernel, offset in zip(np.ascontiguousarray(kernels), window.offsets(), strict=True):
-        full[(..., *window.cells(offset, spatial))] += (kernel @ flat).reshape(num, group, out_channels, *spatial)
-    inner = tuple(slice(pad, pad + size) for pad, size in zip(window.pad, output, strict=True))
-    return full[(..., *inner)].reshape(num, group * out_channels, *output)
+        cells: tuple[Any, ...] = (..., *window.cells(offset, spatial))
+        full[cells] += (kernel @ flat).reshape(num, group, out_channels, *spatial)
+    inner: tuple[Any, ...] = tuple(slice(pad, pad + size) for pad, size in zip(window.pad, output, strict=True))
+    return full[(slice(None),) * 3 + inner].reshape(num, group * out_channels, *output)
 
 
 @layer("Convolution")
@@ -202,8 +203,9 @@ def deconvolve(x: Array, weight: Array, window: Window, group: int) -> Array:
 class Convolution(LayerDef):
     """Cross-correlation with learned kernels over every axis after `axis`, zero-padded, in groups.
 
-    Shapes: bottom[i] (N…, C, spatial…) → top[i] (N…, num_output, out…), out = (in + 2 pad - extent) / stride + 1 with C's
-    division. Weights: (num_output, C/group, kernel…), and (num_output,) if bias_term. All bottoms have the same shape.
+    Shapes: bottom[i] (N…, C, spatial…) → top[i] (N…, num_output, out…), out = (in + 2 pad - extent) / stride + 1 with
+    C's division. Weights: (num_output, C/group, kernel…), and (num_output,) if bias_term. All bottoms have the same
+    shape.
     Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError if group does not divide the channels.
     Source: BVLC/caffe @ 9b89154, base_conv_layer.cpp, conv_layer.cpp.
     """
@@ -328,7 +330,8 @@ class Deconvolution(Convolution):
 @layer("Im2col")
 @dataclass(frozen=True, slots=True)
 class Im2col(LayerDef):
-    """The windows a convolution would meet, as channels: channel by channel, within one the kernel cells in raster order.
+    """The windows a convolution would meet, as channels: channel by channel, within one the kernel cells in raster
+    order.
 
     Shapes: (N…, C, spatial…) → (N…, C * cells of the kernel, out…), out as of Convolution.
     Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError without a spatial axis.

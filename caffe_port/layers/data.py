@@ -1,6 +1,7 @@
 """Where a net's data comes from, and where it goes.
 
-For running and converting, each data source is an input whose tops the caller gives; Parameter and DummyData make theirs.
+For running and converting, each data source is an input whose tops the caller gives; Parameter and DummyData make
+theirs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = [
 
 
 def read_shapes(params: Params, num_tops: int) -> tuple[Shape, ...]:
-    """The `shape` entries of a parameter message, spread over the tops: one for all, or one each; () if there is none."""
+    """The `shape` entries of a message, spread over the tops: one for all or one each; () if there is none."""
     shapes = tuple(shape.integers("dim") for shape in params.messages("shape"))
     if len(shapes) == 1:
         return shapes * num_tops
@@ -96,8 +97,8 @@ class DataSource(LayerDef):
 class Data(DataSource):
     """Items of a LevelDB or LMDB.
 
-    Shapes: top[0] (batch_size, C, H, W), top[1] (batch_size,). C, H, W stand in the database; `crop_size` and a mean value
-    a channel tell them without it.
+    Shapes: top[0] (batch_size, C, H, W), top[1] (batch_size,). C, H, W stand in the database; `crop_size` and a mean
+    value a channel tell them without it.
     Source: BVLC/caffe @ 9b89154, data_layer.cpp.
     """
 
@@ -265,9 +266,9 @@ class Parameter(LayerDef):
 class DummyData(LayerDef):
     """Blobs made by fillers: a random one anew in every run, from the run's own stream of random numbers.
 
-    Shapes: no bottom → the tops have the shapes of `shape`, or of the old num, channels, height and width; one for all or
-    one each. Raises: GraphError for another number of shapes or fillers; UnsupportedParameter for both forms of the shape,
-    and for a filler Caffe refuses; ShapeError for a filler that does not fit the shape.
+    Shapes: no bottom → the tops have the shapes of `shape`, or of the old num, channels, height and width; one for all
+    or one each. Raises: GraphError for another number of shapes or fillers; UnsupportedParameter for both forms of the
+    shape, and for a filler Caffe refuses; ShapeError for a filler that does not fit the shape.
     Source: BVLC/caffe @ 9b89154, dummy_data_layer.cpp.
     """
 
@@ -305,9 +306,7 @@ class DummyData(LayerDef):
         return list(self.shapes)
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
-        return [
-            filler.fill(shape, ctx.rng, ctx.dtype) for filler, shape in zip(self.fillers, self.shapes, strict=True)
-        ]
+        return [filler.fill(shape, ctx.rng, ctx.dtype) for filler, shape in zip(self.fillers, self.shapes, strict=True)]
 
 
 @layer("HDF5Output")
@@ -345,7 +344,8 @@ class HDF5Output(LayerDef):
     def save(path: str | os.PathLike[str], data: Array, label: Array) -> None:
         """Writes what Caffe would: `data` and `label` as float32 of 4 axes. An existing file is replaced.
 
-        Raises: ShapeError as the layer does; ArtifactError if the file cannot be written; MissingDependency without h5py.
+        Raises: ShapeError as the layer does; ArtifactError if the file cannot be written; MissingDependency without
+        h5py.
         """
         try:
             import h5py

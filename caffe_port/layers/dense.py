@@ -24,8 +24,8 @@ __all__ = ["Embed", "InnerProduct"]
 class InnerProduct(LayerDef):
     """Fully connected layer: everything from `axis` on is one vector.
 
-    Shapes: bottom (d0, …, K…) → top (d0, …, num_output), K the product of dims from `axis`. Weights: (num_output, K), or
-    (K, num_output) with `transpose`; and (num_output,) if bias_term.
+    Shapes: bottom (d0, …, K…) → top (d0, …, num_output), K the product of dims from `axis`. Weights: (num_output, K),
+    or (K, num_output) with `transpose`; and (num_output,) if bias_term.
     Raises: UnsupportedParameter without a positive num_output; ShapeError if axis is out of range.
     Source: BVLC/caffe @ 9b89154, inner_product_layer.cpp.
     """
@@ -84,9 +84,10 @@ class InnerProduct(LayerDef):
 class Embed(LayerDef):
     """Rows of a learned matrix, picked by index (a fraction is cut off).
 
-    Shapes: bottom (…) of indices → top (…, num_output). Weights: (input_dim, num_output), and (num_output,) if bias_term.
-    Raises: UnsupportedParameter unless num_output and input_dim are positive; ShapeError when running for an index that is
-    not in 0 … input_dim-1 (Caffe reads past the end).
+    Shapes: bottom (…) of indices → top (…, num_output). Weights: (input_dim, num_output), and (num_output,) if
+    bias_term.
+    Raises: UnsupportedParameter unless num_output and input_dim are positive; ShapeError when running for an index
+    that is not in 0 … input_dim-1 (Caffe reads past the end).
     Source: BVLC/caffe @ 9b89154, embed_layer.cpp.
     """
 

@@ -70,7 +70,7 @@ class LossNormalizer:
 
 
 def check_batch(bottoms: Sequence[Shape]) -> None:
-    """Raises ShapeError unless scores and labels have the same axis 0, as every loss needs. Source: LossLayer::Reshape."""
+    """Raises ShapeError unless scores and labels have the same axis 0, as every loss needs (LossLayer::Reshape)."""
     scores, labels = bottoms[:2]
     if not scores or scores[:1] != labels[:1]:
         raise ShapeError(f"bottoms differ in axis 0: {format_shape(scores)} and {format_shape(labels)}")
@@ -92,7 +92,7 @@ def label_index(labels: Array, shape: Shape, classes: int, ignore_label: int | N
 
 
 def check_labels(bottoms: Sequence[Shape], axis: int) -> tuple[int, int]:
-    """Outer and inner count of the scores around their class axis. Raises ShapeError unless there is a label for each."""
+    """Outer and inner count of the scores around their class axis. Raises ShapeError unless each has a label."""
     scores, labels = bottoms[:2]
     outer, inner = count(scores, 0, axis), count(scores, axis + 1)
     if outer * inner != count(labels):
@@ -228,8 +228,8 @@ class Accuracy(LayerDef):
 class HingeLoss(LayerDef):
     """Margins max(0, 1 - s) of the label's score and max(0, 1 + s) of the others', summed (L2: squared), by item.
 
-    Shapes: scores (N, …), labels with one an item → scalar (). Raises: ShapeError if axis 0 differs or there are more than
-    4 axes, and when running for a label that is no class.
+    Shapes: scores (N, …), labels with one an item → scalar (). Raises: ShapeError if axis 0 differs or there are more
+    than 4 axes, and when running for a label that is no class.
     Source: BVLC/caffe @ 9b89154, hinge_loss_layer.cpp.
     """
 
@@ -271,8 +271,8 @@ def _check_item_labels(bottoms: Sequence[Shape]) -> None:
 class MultinomialLogisticLoss(LayerDef):
     """Mean over the items of -log(probability of the label), a probability floored at 1e-20.
 
-    Shapes: probabilities (N, …), labels (N,) with any 1s → scalar (). Raises: ShapeError for other labels, and when running
-    for a label that is no class.
+    Shapes: probabilities (N, …), labels (N,) with any 1s → scalar (). Raises: ShapeError for other labels, and when
+    running for a label that is no class.
     Source: BVLC/caffe @ 9b89154, multinomial_logistic_loss_layer.cpp.
     """
 
@@ -300,9 +300,9 @@ class InfogainLoss(LayerDef):
 
     H is bottom[2], or infogain_loss_param.source: a binaryproto, read when the net is built.
     Shapes: scores (…, K at axis, …), labels one a position, [H of K * K values] → top[0] scalar (), top[1] the
-    probabilities. Raises: ShapeError for another number of labels or values of H, and when running for a label that is no
-    class; UnsupportedParameter for loss_param.normalize, for neither bottom[2] nor source, and for a second top without two
-    loss_weight, all of which Caffe refuses; WeightsError if source cannot be read.
+    probabilities. Raises: ShapeError for another number of labels or values of H, and when running for a label that is
+    no class; UnsupportedParameter for loss_param.normalize, for neither bottom[2] nor source, and for a second top
+    without two loss_weight, all of which Caffe refuses; WeightsError if source cannot be read.
     Source: BVLC/caffe @ 9b89154, infogain_loss_layer.cpp.
     """
 
@@ -340,7 +340,9 @@ class InfogainLoss(LayerDef):
         check_labels(bottoms, axis)
         values = count(bottoms[2]) if self.matrix is None else self.matrix.size
         if values != scores[axis] ** 2:
-            raise ShapeError(f"the infogain matrix has {values} values, {scores[axis]} classes need {scores[axis] ** 2}")
+            raise ShapeError(
+                f"the infogain matrix has {values} values, {scores[axis]} classes need {scores[axis] ** 2}"
+            )
         return [(), scores][: self.num_tops]
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:

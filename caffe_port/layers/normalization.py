@@ -85,8 +85,8 @@ class BatchNorm(LayerDef):
     """Normalization by channel: (x - mean) / sqrt(var + eps), without an affine part (that is Scale).
 
     Statistics are the stored ones (blob / factor; factor 0 counts as mean = var = 0) if use_global_stats, by default in
-    TEST, else the batch's, with biased variance; then the stored blobs move: blob * fraction + batch statistic (variance
-    unbiased), factor * fraction + 1.
+    TEST, else the batch's, with biased variance; then the stored blobs move: blob * fraction + batch statistic
+    (variance unbiased), factor * fraction + 1.
     Shapes: bottom (N, C, …) → top the same. Weights: mean sum (C,), variance sum (C,), factor (1,).
     Raises: ShapeError for a bottom of fewer than 2 axes.
     Source: BVLC/caffe @ 9b89154, batch_norm_layer.cpp.

@@ -71,7 +71,7 @@ def max_pool(x: Array, window: PoolWindow) -> Array:
 
 
 def max_pool_mask(x: Array, window: PoolWindow) -> Array:
-    """Flat index h*W+w, within its plane, of the cell `max_pool` picks (the first in raster order); -1 if there is none."""
+    """Flat index h*W+w in its plane of the cell `max_pool` picks (the first in raster order); -1 if none is there."""
     best = np.full((*x.shape[:-2], *window.output), -FLT_MAX, dtype=x.dtype)
     mask = np.full(best.shape, -1, dtype=x.dtype)
     origin_h = np.arange(window.output[0])[:, None] * window.stride[0] - window.pad[0]
@@ -100,10 +100,10 @@ def average_pool(x: Array, window: PoolWindow) -> Array:
 class Pooling(LayerDef):
     """Largest or mean value of each window.
 
-    Shapes: bottom (N, C, H, W) → top[0] (N, C, out_h, out_w), sizes rounded up (round_mode FLOOR: down), a last window that
-    would start in the far padding dropped. MAX: top[1] the mask, same shape, flat index within the plane.
-    Raises: ShapeError unless the bottom has 4 axes; UnsupportedParameter for STOCHASTIC (not implemented on Caffe's CPU) and
-    for what Caffe refuses: pad >= kernel, kernel with global_pooling, both forms of a parameter.
+    Shapes: bottom (N, C, H, W) → top[0] (N, C, out_h, out_w), sizes rounded up (round_mode FLOOR: down), a last window
+    that would start in the far padding dropped. MAX: top[1] the mask, same shape, flat index within the plane.
+    Raises: ShapeError unless the bottom has 4 axes; UnsupportedParameter for STOCHASTIC (not implemented on Caffe's
+    CPU) and for what Caffe refuses: pad >= kernel, kernel with global_pooling, both forms of a parameter.
     Source: BVLC/caffe @ 9b89154, pooling_layer.cpp.
     """
 
@@ -190,10 +190,11 @@ class Pooling(LayerDef):
 class SPP(LayerDef):
     """Spatial pyramid pooling: level l has 2^l bins an axis, whatever the size of the bottom.
 
-    Shapes: (N, C, H, W) → (N, C * (1 + 4 + … + 4^(pyramid_height-1))), level by level; pyramid_height 1 gives (N, C, 1, 1).
-    Raises: ShapeError unless the bottom has 4 axes, and where a bottom is too small for its bins (the pad, half the cells
-    missing to 2^l whole kernels, must be smaller than the kernel); UnsupportedParameter without a pyramid_height, and for
-    STOCHASTIC (not implemented on Caffe's CPU).
+    Shapes: (N, C, H, W) → (N, C * (1 + 4 + … + 4^(pyramid_height-1))), level by level; pyramid_height 1 gives (N, C,
+    1, 1).
+    Raises: ShapeError unless the bottom has 4 axes, and where a bottom is too small for its bins (the pad, half the
+    cells missing to 2^l whole kernels, must be smaller than the kernel); UnsupportedParameter without a
+    pyramid_height, and for STOCHASTIC (not implemented on Caffe's CPU).
     Source: BVLC/caffe @ 9b89154, spp_layer.cpp; He et al. 2014.
     """
 

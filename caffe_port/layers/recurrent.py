@@ -39,7 +39,8 @@ def lstm_unit(cell: Array, gates: Array, cont: Array) -> tuple[Array, Array]:
 class LSTMUnit(LayerDef):
     """One time step of an LSTM: c = cont * sig(f) * c_prev + sig(i) * tanh(g), h = sig(o) * tanh(c).
 
-    Shapes: c_prev (1, N, H), gates i, f, o, g (1, N, 4H), cont (1, N) → c, h (1, N, H). Raises: ShapeError if they differ.
+    Shapes: c_prev (1, N, H), gates i, f, o, g (1, N, 4H), cont (1, N) → c, h (1, N, H). Raises: ShapeError if they
+    differ.
     Source: BVLC/caffe @ 9b89154, lstm_unit_layer.cpp.
     """
 
@@ -104,14 +105,18 @@ class Recurrent(LayerDef):
         if len(x) < 2:
             raise ShapeError(f"bottom[0] must be (time steps, streams, …), it is {format_shape(x)}")
         if cont != x[:2]:
-            raise ShapeError(f"bottom[1] must be (time steps, streams) {format_shape(x[:2])}, it is {format_shape(cont)}")
+            raise ShapeError(
+                f"bottom[1] must be (time steps, streams) {format_shape(x[:2])}, it is {format_shape(cont)}"
+            )
         if self.has_static and bottoms[2][:1] != x[1:2]:
             raise ShapeError(f"bottom[2] must have {x[1]} streams on axis 0, it is {format_shape(bottoms[2])}")
         state = (1, x[1], self.num_output)
         first = 3 if self.has_static else 2
         for i, given in enumerate(bottoms[first:], first):
             if given != state:
-                raise ShapeError(f"bottom[{i}], a first state, must be {format_shape(state)}, it is {format_shape(given)}")
+                raise ShapeError(
+                    f"bottom[{i}], a first state, must be {format_shape(state)}, it is {format_shape(given)}"
+                )
         return [(*x[:2], self.num_output), *[state] * len(bottoms[first:])]
 
     def first_states(self, bottoms: Sequence[Array]) -> list[Array]:

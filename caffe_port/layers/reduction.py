@@ -58,10 +58,11 @@ class Reduction(LayerDef):
 class ArgMax(LayerDef):
     """Indices of the top_k largest values, the largest first; of equal values the larger index first.
 
-    Without an axis each item is one vector, and out_max_val adds the values behind the indices; with an axis out_max_val
-    gives the values alone.
+    Without an axis each item is one vector, and out_max_val adds the values behind the indices; with an axis
+    out_max_val gives the values alone.
     Shapes: no axis: (N, …) → (N, 1, top_k) with trailing 1s up to the bottom's axes, (N, 2, top_k, …) with out_max_val;
-    axis: the bottom's, top_k there. Raises: UnsupportedParameter for top_k 0; ShapeError if top_k is more than there is.
+    axis: the bottom's, top_k there. Raises: UnsupportedParameter for top_k 0; ShapeError if top_k is more than there
+    is.
     Source: BVLC/caffe @ 9b89154, argmax_layer.cpp.
     """
 

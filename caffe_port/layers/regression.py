@@ -47,7 +47,8 @@ class EuclideanLoss(LayerDef):
 @layer("SigmoidCrossEntropyLoss")
 @dataclass(frozen=True, slots=True)
 class SigmoidCrossEntropyLoss(LayerDef):
-    """Cross entropy of sigmoid(x) and a target in [0, 1], summed; divided by the batch size unless loss_param says otherwise.
+    """Cross entropy of sigmoid(x) and a target in [0, 1], summed; divided by the batch size unless loss_param says
+    otherwise.
 
     A target that is ignore_label (a fraction cut off) does not count.
     Shapes: scores (N, …), targets (N, …) of as many values → scalar (). Raises: ShapeError if they differ.

@@ -61,7 +61,9 @@ class Slice(LayerDef):
                 raise ShapeError(f"{self.num_tops} tops do not divide the {size} of axis {self.axis}; give slice_point")
             return [size // self.num_tops] * self.num_tops
         if self.points[-1] > size or self.num_tops > size:
-            raise ShapeError(f"slice_point {', '.join(map(str, self.points))} do not fit the {size} of axis {self.axis}")
+            raise ShapeError(
+                f"slice_point {', '.join(map(str, self.points))} do not fit the {size} of axis {self.axis}"
+            )
         return [stop - start for start, stop in itertools.pairwise((0, *self.points, size))]
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -126,8 +128,8 @@ class Crop(LayerDef):
 class Tile(LayerDef):
     """The bottom repeated as a whole along an axis.
 
-    Shapes: (…, d, …) → (…, d * tiles, …). Raises: UnsupportedParameter without a positive tiles; ShapeError if axis is out
-    of range.
+    Shapes: (…, d, …) → (…, d * tiles, …). Raises: UnsupportedParameter without a positive tiles; ShapeError if axis is
+    out of range.
     Source: BVLC/caffe @ 9b89154, tile_layer.cpp.
     """
 
@@ -161,8 +163,8 @@ class Tile(LayerDef):
 class BatchReindex(LayerDef):
     """Items of bottom[0], picked by the indices in bottom[1] (a fraction is cut off).
 
-    Shapes: bottom[0] (N, …), bottom[1] (M,) → (M, …). Raises: ShapeError unless bottom[1] has 1 axis, and when running for
-    an index that is not in 0 … N-1.
+    Shapes: bottom[0] (N, …), bottom[1] (M,) → (M, …). Raises: ShapeError unless bottom[1] has 1 axis, and when running
+    for an index that is not in 0 … N-1.
     Source: BVLC/caffe @ 9b89154, batch_reindex_layer.cpp.
     """
 
@@ -188,9 +190,9 @@ class BatchReindex(LayerDef):
 class Filter(LayerDef):
     """The items of each bottom for which the last bottom, the selector, is not 0.
 
-    Shapes: bottoms (N, …), selector (N,) or (N, 1, …) → a top for each other bottom, with as many items as are selected;
-    N at setup, possibly 0 when running. Raises: ShapeError if the bottoms differ in N, or the selector in other dims from 1;
-    GraphError unless there is a top for each bottom but the selector.
+    Shapes: bottoms (N, …), selector (N,) or (N, 1, …) → a top for each other bottom, with as many items as are
+    selected; N at setup, possibly 0 when running. Raises: ShapeError if the bottoms differ in N, or the selector in
+    other dims from 1; GraphError unless there is a top for each bottom but the selector.
     Source: BVLC/caffe @ 9b89154, filter_layer.cpp.
     """
 

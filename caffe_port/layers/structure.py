@@ -88,10 +88,10 @@ class Split(LayerDef):
 class Eltwise(LayerDef):
     """Elementwise product, weighted sum, or maximum of the bottoms.
 
-    MAX takes bottom[1] unless bottom[0] is larger, and a later bottom only if it is larger, which decides ties and NaN; it
-    ignores coeff. In place, SUM and MAX lose bottom[0]: Caffe clears the top before it reads it.
-    Shapes: all bottoms and the top the same. Raises: ShapeError if they differ; UnsupportedParameter for coeff with PROD, or
-    another number of coeff than bottoms.
+    MAX takes bottom[1] unless bottom[0] is larger, and a later bottom only if it is larger, which decides ties and
+    NaN; it ignores coeff. In place, SUM and MAX lose bottom[0]: Caffe clears the top before it reads it.
+    Shapes: all bottoms and the top the same. Raises: ShapeError if they differ; UnsupportedParameter for coeff with
+    PROD, or another number of coeff than bottoms.
     Source: BVLC/caffe @ 9b89154, eltwise_layer.cpp.
     """
 
@@ -179,7 +179,8 @@ class Flatten(LayerDef):
 class Reshape(LayerDef):
     """The same values under another shape.
 
-    `dims` replace bottom axes from `axis` on (`num_axes` of them, -1: to the end): 0 keeps the bottom's dim at that place,
+    `dims` replace bottom axes from `axis` on (`num_axes` of them, -1: to the end): 0 keeps the bottom's dim at that
+    place,
     -1 takes what is left, anything else is the dim. A negative axis counts from behind the end: -1 appends.
     Shapes: any → as told. Raises: ShapeError if the counts differ; UnsupportedParameter for two -1 or a dim below -1.
     Source: BVLC/caffe @ 9b89154, reshape_layer.cpp.

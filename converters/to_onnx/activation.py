@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from caffe_port.converters.to_onnx.context import FLOAT, OnnxContext, Value
 
+from caffe_port.converters.to_onnx.context import FLOAT, OnnxContext, Value
 from caffe_port.layers import activation
 from caffe_port.net import Layer
 from caffe_port.registry import emitter

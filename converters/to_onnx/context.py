@@ -36,8 +36,8 @@ class Node:
 class OnnxContext:
     """Collects the nodes and constants of one model.
 
-    `layer` is the one being emitted; its tops' names are in `tops`. An emitter returns the names of the values it made for
-    them, and gives the last node of each the top's own name by passing `output=`.
+    `layer` is the one being emitted; its tops' names are in `tops`. An emitter returns the names of the values it made
+    for them, and gives the last node of each the top's own name by passing `output=`.
     """
 
     nodes: list[Node] = field(default_factory=list)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe_port.converters.to_onnx.context import INT64, OnnxContext, Value
-
 from caffe_port.layers import dense
 from caffe_port.net import Layer
 from caffe_port.registry import emitter

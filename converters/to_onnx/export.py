@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from caffe_port.converters.to_onnx.context import OnnxContext
 
 from caffe_port import registry
 from caffe_port._version import __version__
+from caffe_port.converters.to_onnx.context import OnnxContext
 from caffe_port.errors import CaffePortError, GraphError, Problems, UnsupportedLayer
 from caffe_port.net import Blob, Layer, Net
 
@@ -32,7 +32,8 @@ PASS_THROUGH = {"Split"}
 
 
 def to_onnx(net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
-    """The net as an ONNX model: inputs and outputs named as the blobs, learned blobs as initializers, no custom operator.
+    """The net as an ONNX model: inputs and outputs named as the blobs, learned blobs as initializers, no custom
+    operator.
 
     `batch`: "symbolic" leaves axis 0 of all inputs open where the net allows it (and keeps the net's own size where it
     does not); a number fixes it. `extra_outputs`: further blobs to give out, by value name (see `value_names`).
@@ -53,14 +54,21 @@ def to_onnx(net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[
     other = _at_another_batch(net, context, names) if batch == "symbolic" else None
 
     def value_info(blob: Blob, other_blob: Blob | None) -> onnx.ValueInfoProto:
-        dims: list[int | str] = list(blob.shape)
-        if other_blob is not None:
+        dims: list[int | str | None] = list(blob.shape)
+        if blob in unknown:
+            dims = [None] * len(dims)
+        elif other_blob is not None:
             dims = [_symbol(a, b, net) if a != b else a for a, b in zip(blob.shape, other_blob.shape, strict=True)]
         return helper.make_tensor_value_info(names[blob], onnx.TensorProto.FLOAT, dims)
 
     counterpart = _counterparts(net, other)
+    unknown = _data_dependent(net)
     by_name = {name: blob for blob, name in names.items()}
-    extra = [by_name[name] for name in extra_outputs if name not in net.outputs]
+    wanted = list(extra_outputs)
+    absent = [name for name in wanted if name not in by_name]
+    if absent:
+        raise GraphError(f"net {net.name!r} has no value {', '.join(map(repr, absent))} to give out")
+    extra = [by_name[name] for name in wanted if name not in net.outputs]
     graph = helper.make_graph(
         [helper.make_node(n.op, n.inputs, n.outputs, name=n.name, **n.attributes) for n in context.nodes],
         net.name or "net",
@@ -76,9 +84,11 @@ def to_onnx(net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[
         producer_version=__version__,
     )
     metadata = {"caffe_port.version": __version__, "caffe_port.phase": net.phase}
-    for source in net.sources:
-        metadata[f"caffe_port.{source.role}.name"] = source.path.name
-        metadata[f"caffe_port.{source.role}.sha256"] = source.sha256()
+    for role in ("definition", "weights"):
+        for i, source in enumerate((source for source in net.sources if source.role == role), 1):
+            key = f"caffe_port.{role}" if i == 1 else f"caffe_port.{role}.{i}"
+            metadata[f"{key}.name"] = source.path.name
+            metadata[f"{key}.sha256"] = source.sha256()
     helper.set_model_props(model, metadata)
     return model
 
@@ -87,13 +97,13 @@ def value_names(net: Net) -> dict[Blob, str]:
     """The ONNX name of every blob's value.
 
     The last version of a blob has the blob's name; an earlier one, overwritten in place, has the name of the layer that
-    made it behind an `@`. So has the last version of an input that a layer overwrites: ONNX assigns a name once, and the
-    input has it. Blobs that are one value under several names (Split) share the name.
+    made it behind an `@`. So has the last version of an input that a layer overwrites: ONNX assigns a name once, and
+    the input has it. Blobs that are one value under several names (Split) share the name.
     """
     value_of: dict[Blob, Blob] = {}
     for layer in net.layers:
         for top in layer.tops:
-            value_of[top] = value_of[layer.bottoms[0].origin] if layer.type in PASS_THROUGH else top
+            value_of[top] = value_of[layer.bottoms[0].origin] if _hands_on(layer) else top
     last = {id(blob) for blob in net.blobs.values() if blob.alias_of is None}
     makers = {top: layer for layer in net.layers for top in layer.tops}
     outputs = {id(blob) for blob in net.output_blobs}
@@ -115,6 +125,20 @@ def value_names(net: Net) -> dict[Blob, str]:
         names[blob] = blob.name if id(blob) in outputs and blob is not value else own[value]
     return names
 
+
+def _hands_on(layer: Layer) -> bool:
+    """Whether the tops are the bottom's very value: not where that has another shape (a blob whose memory was overwritten)."""
+    bottom = layer.bottoms[0] if layer.bottoms else None
+    return layer.type in PASS_THROUGH and bottom is not None and bottom.shape == bottom.origin.shape
+
+
+def _data_dependent(net: Net) -> set[Blob]:
+    """The blobs whose shape only a run shows: what a data-dependent layer (Filter) makes, and all that follows."""
+    found: set[Blob] = set()
+    for layer in net.layers:
+        if layer.definition.data_dependent or any(blob.origin in found for blob in layer.bottoms):
+            found.update(layer.tops)
+    return found | {blob for blob in net.blobs.values() if blob.origin in found}
 
 
 def _check_expressible(net: Net) -> None:

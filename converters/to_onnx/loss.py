@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from caffe_port.converters.to_onnx.context import FLOAT, INT64, OnnxContext, Value
 
+from caffe_port.converters.to_onnx.context import FLOAT, INT64, OnnxContext, Value
 from caffe_port.layers import loss
 from caffe_port.net import Layer
 from caffe_port.registry import emitter

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from caffe_port.converters.to_onnx.context import OnnxContext, Value
 from caffe_port.converters.to_onnx.pooling import average_pool
-
 from caffe_port.layers import normalization, pooling
 from caffe_port.net import Layer
 from caffe_port.registry import emitter

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from caffe_port.converters.to_onnx.context import FLOAT, OnnxContext, Value
 
+from caffe_port.converters.to_onnx.context import FLOAT, OnnxContext, Value
 from caffe_port.layers import pooling
 from caffe_port.net import Layer
 from caffe_port.registry import emitter
@@ -27,9 +27,7 @@ def _pooling(ctx: OnnxContext, layer: Layer, pool: pooling.Pooling, bottoms: Seq
         ctx.op("Cast", within, to=FLOAT, output=ctx.tops[1])
 
 
-def max_pool(
-    ctx: OnnxContext, x: Value, window: pooling.PoolWindow, outputs: Sequence[Value | None]
-) -> list[Value]:
+def max_pool(ctx: OnnxContext, x: Value, window: pooling.PoolWindow, outputs: Sequence[Value | None]) -> list[Value]:
     """Largest cells, and their indices if there are two outputs."""
     pads = (*window.pad, *window.pad_after)
     if any(after >= kernel for after, kernel in zip(window.pad_after, window.kernel, strict=True)):

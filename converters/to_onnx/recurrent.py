@@ -36,7 +36,9 @@ def _unit(ctx: OnnxContext, layer: Layer, unit: recurrent.LSTMUnit, bottoms: Seq
 class _Steps:
     """What LSTM and RNN have in common: the terms of the input, time step by time step, the states, and the tops."""
 
-    def __init__(self, ctx: OnnxContext, layer: Layer, definition: recurrent.Recurrent, bottoms: Sequence[Value]) -> None:
+    def __init__(
+        self, ctx: OnnxContext, layer: Layer, definition: recurrent.Recurrent, bottoms: Sequence[Value]
+    ) -> None:
         self.ctx = ctx
         x = layer.bottoms[0].shape
         self.steps, self.streams, self.size = x[0], x[1], definition.num_output

@@ -34,9 +34,9 @@ def _argmax(ctx: OnnxContext, layer: Layer, argmax: reduction.ArgMax, bottoms: S
     if axis is None:
         x, axis, shape = ctx.op("Flatten", x, axis=1), 1, (shape[0], count(shape, 1))
     axis = canonical_axis(axis, len(shape))
-    ends = np.iinfo(np.int64)
-    backwards = [ctx.integers([n], what) for n, what in ((-1, "start"), (ends.min, "end"), (axis, "axis"), (-1, "step"))]
-    reverse = ctx.op("Slice", x, *backwards)
+    first = int(np.iinfo(np.int64).min)
+    cut = (("start", -1), ("end", first), ("axis", axis), ("step", -1))
+    reverse = ctx.op("Slice", x, *[ctx.integers([number], what) for what, number in cut])
     values_only = argmax.axis is not None and argmax.out_max_val
     wanted: list[Value | None] = [ctx.tops[0] if values_only else None, None]
     values, found = ctx.ops("TopK", reverse, ctx.integers([argmax.top_k], "k"), outputs=wanted, axis=axis)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe_port.converters.to_onnx.context import OnnxContext, Value
-
 from caffe_port.layers import structure
 from caffe_port.net import Layer
 from caffe_port.registry import emitter
@@ -49,7 +48,7 @@ def _reshape(
     before, after = layer.bottoms[0].shape, layer.tops[0].shape
     if before == after:
         ctx.op("Identity", bottoms[0], output=ctx.tops[0])
-    elif after == (before[0], count(before, 1)):
+    elif before and after == (before[0], count(before, 1)):
         ctx.op("Flatten", bottoms[0], output=ctx.tops[0], axis=1)
     else:
         ctx.reshape(bottoms[0], before, after, output=ctx.tops[0])

@@ -8,10 +8,15 @@ from caffe_port.converters.to_pytorch import (  # noqa: F401
     activation,
     affine,
     convolution,
+    data,
     dense,
     loss,
     normalization,
     pooling,
+    recurrent,
+    reduction,
+    regression,
+    selection,
     structure,
 )
 from caffe_port.converters.to_pytorch.export import child_names, to_pytorch

@@ -1,4 +1,4 @@
-"""Convolution in PyTorch."""
+"""Convolution and its relatives in PyTorch."""
 
 from __future__ import annotations
 
@@ -38,3 +38,36 @@ def _convolution(layer: Layer, conv: convolution.Convolution) -> nn.Module:
         groups=conv.group,
         bias=conv.bias_term,
     )
+
+
+@emitter("pytorch", "Deconvolution")
+def _deconvolution(layer: Layer, deconv: convolution.Deconvolution) -> nn.Module:
+    from torch import nn
+
+    shape = layer.bottoms[0].shape
+    axis, window = deconv.channel_axis(shape), deconv.window(shape)
+    if window.axes > 3:
+        raise UnsupportedLayer(f"layer {layer.name!r}: PyTorch convolves over at most 3 axes, this has {window.axes}")
+    if axis != 1 or len(layer.bottoms) > 1 or window.axes == 0:
+        from caffe_port.converters.to_pytorch.modules.convolution import Deconvolution
+
+        return Deconvolution(layer.weights[0].shape, deconv.num_output, deconv.bias_term, window, deconv.group, axis)
+    kind = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[window.axes]
+    return kind(
+        shape[1],
+        deconv.num_output,
+        window.kernel,  # type: ignore[arg-type]
+        stride=window.stride,  # type: ignore[arg-type]
+        padding=window.pad,  # type: ignore[arg-type]
+        dilation=window.dilation,  # type: ignore[arg-type]
+        groups=deconv.group,
+        bias=deconv.bias_term,
+    )
+
+
+@emitter("pytorch", "Im2col")
+def _im2col(layer: Layer, im2col: convolution.Im2col) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.convolution import Im2col
+
+    shape = layer.bottoms[0].shape
+    return Im2col(im2col.window(shape), im2col.channel_axis(shape))

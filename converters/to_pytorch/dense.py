@@ -1,4 +1,4 @@
-"""InnerProduct in PyTorch."""
+"""InnerProduct and Embed in PyTorch."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def _inner_product(layer: Layer, ip: dense.InnerProduct) -> nn.Module:
     from caffe_port.converters.to_pytorch.modules.dense import InnerProduct
 
     return InnerProduct(layer.weights[0].shape, ip.num_output, ip.bias_term, ip.start(shape), ip.transpose)
+
+
+@emitter("pytorch", "Embed")
+def _embed(layer: Layer, embed: dense.Embed) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.dense import Embed
+
+    return Embed(embed.input_dim, embed.num_output, embed.bias_term)

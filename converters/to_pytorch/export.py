@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import TYPE_CHECKING
 
 from caffe_port import registry
@@ -52,10 +53,9 @@ def to_pytorch(net: Net) -> nn.Module:
 
 
 def child_names(net: Net) -> dict[Layer, str]:
-    """The name of each computing layer's child module: Caffe's, made fit for an attribute and unique."""
-    from torch import nn
+    """The name of each computing layer's child module: Caffe's, made fit for an attribute (not `class`) and unique."""
+    from caffe_port.converters.to_pytorch.modules.graph import RESERVED
 
-    reserved = set(dir(nn.Module())) | {"steps"}
     names: dict[Layer, str] = {}
     taken: set[str] = set()
     for layer in net.layers:
@@ -63,7 +63,7 @@ def child_names(net: Net) -> dict[Layer, str]:
             continue
         wanted = layer.name.replace(".", "_") or layer.type
         name, i = wanted, 0
-        while name in reserved or name in taken:
+        while name in RESERVED or name in taken or keyword.iskeyword(name):
             i += 1
             name = f"{wanted}_{i}"
         taken.add(name)

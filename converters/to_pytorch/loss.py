@@ -32,3 +32,24 @@ def _accuracy(layer: Layer, accuracy: loss.Accuracy) -> nn.Module:
     from caffe_port.converters.to_pytorch.modules.loss import Accuracy
 
     return Accuracy(accuracy)
+
+
+@emitter("pytorch", "HingeLoss")
+def _hinge_loss(layer: Layer, hinge: loss.HingeLoss) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.loss import HingeLoss
+
+    return HingeLoss(hinge.norm)
+
+
+@emitter("pytorch", "MultinomialLogisticLoss")
+def _multinomial_loss(layer: Layer, definition: loss.MultinomialLogisticLoss) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.loss import MultinomialLogisticLoss
+
+    return MultinomialLogisticLoss()
+
+
+@emitter("pytorch", "InfogainLoss")
+def _infogain_loss(layer: Layer, definition: loss.InfogainLoss) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.loss import InfogainLoss
+
+    return InfogainLoss(definition)

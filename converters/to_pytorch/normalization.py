@@ -1,4 +1,4 @@
-"""LRN and BatchNorm in PyTorch."""
+"""LRN, BatchNorm and MVN in PyTorch."""
 
 from __future__ import annotations
 
@@ -28,3 +28,10 @@ def _batch_norm(layer: Layer, norm: normalization.BatchNorm) -> nn.Module:
     from caffe_port.converters.to_pytorch.modules.normalization import BatchNorm
 
     return BatchNorm(layer.bottoms[0].shape[1], norm)
+
+
+@emitter("pytorch", "MVN")
+def _mvn(layer: Layer, mvn: normalization.MVN) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.normalization import MVN
+
+    return MVN(mvn)

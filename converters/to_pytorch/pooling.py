@@ -17,3 +17,10 @@ def _pooling(layer: Layer, pool: pooling.Pooling) -> nn.Module:
     from caffe_port.converters.to_pytorch.modules.pooling import Pool
 
     return Pool(pool)
+
+
+@emitter("pytorch", "SPP")
+def _spp(layer: Layer, spp: pooling.SPP) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.pooling import PyramidPool
+
+    return PyramidPool(spp)

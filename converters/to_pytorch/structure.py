@@ -39,3 +39,10 @@ def _reshape(layer: Layer, reshape: structure.Reshape) -> nn.Module:
     from caffe_port.converters.to_pytorch.modules.structure import Reshape
 
     return Reshape(reshape)
+
+
+@emitter("pytorch", "Silence")
+def _silence(layer: Layer, silence: structure.Silence) -> nn.Module:
+    from caffe_port.converters.to_pytorch.modules.structure import Sink
+
+    return Sink()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
-__all__ = ["InnerProduct"]
+__all__ = ["Embed", "InnerProduct"]
 
 
 class InnerProduct(nn.Module):
@@ -19,5 +19,17 @@ class InnerProduct(nn.Module):
         self.axis, self.transpose = axis, transpose
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(*x.shape[: self.axis], -1)
-        return F.linear(flat, self.weight.t() if self.transpose else self.weight, self.bias)
+        return F.linear(x.flatten(self.axis), self.weight.t() if self.transpose else self.weight, self.bias)
+
+
+class Embed(nn.Module):
+    """Rows of the matrix (input_dim, num_output), picked by index, plus a bias."""
+
+    def __init__(self, input_dim: int, num_output: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(input_dim, num_output))
+        self.bias = nn.Parameter(torch.empty(num_output)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.embedding(x.to(torch.int64), self.weight)
+        return top if self.bias is None else top + self.bias

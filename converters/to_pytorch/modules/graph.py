@@ -14,7 +14,7 @@ from caffe_port import registry
 from caffe_port.errors import GraphError
 from caffe_port.net import Blob, Layer, Net, Weight
 
-__all__ = ["GraphModule", "blob_names"]
+__all__ = ["RESERVED", "GraphModule", "blob_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class GraphModule(nn.Module):
         self.input_names = net.inputs
         self.output_names = net.outputs
         self.value_slots: dict[Blob, int] = {}
+        taken = set(names.values())
         parameters: dict[int, tuple[nn.Module, str]] = {}
         plan: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
 
@@ -58,6 +59,8 @@ class GraphModule(nn.Module):
                 source = slot_of(blob.alias_of)
                 self.value_slots[blob] = len(self.value_slots)
                 child = f"view_{self.value_slots[blob]}"
+                while child in taken:
+                    child += "_"
                 self.add_module(child, _View(blob.shape))
                 plan.append((child, (source,), (self.value_slots[blob],)))
             return self.value_slots[blob]
@@ -110,6 +113,13 @@ class GraphModule(nn.Module):
                 for slot in step.frees:
                     values[slot] = None
         return values
+
+
+RESERVED = frozenset(
+    {*dir(GraphModule), *vars(nn.Module()), "input_names", "output_names", "value_slots"}
+    | {"_outputs", "_inputs", "_slots", "_steps"}
+)
+"""Names that no child can have: those of a GraphModule's own attributes."""
 
 
 def blob_names(module: nn.Module) -> tuple[str, ...]:

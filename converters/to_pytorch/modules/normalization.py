@@ -9,7 +9,7 @@ from caffe_port.converters.to_pytorch.modules.pooling import average_pool
 from caffe_port.layers import normalization
 from caffe_port.layers.pooling import PoolWindow
 
-__all__ = ["BatchNorm", "LRNWithinChannel"]
+__all__ = ["MVN", "BatchNorm", "LRNWithinChannel"]
 
 
 class LRNWithinChannel(nn.Module):
@@ -65,3 +65,28 @@ class BatchNorm(nn.Module):
         self.mean_sum.mul_(self.fraction).add_(mean)
         self.variance_sum.mul_(self.fraction).add_(variance * unbiased)
         self.factor.mul_(self.fraction).add_(1)
+
+
+class MVN(nn.Module):
+    """(x - mean) / (sqrt(var) + eps).
+
+    Caffe's gradient leaves out the derivative of eps' place outside the root: it is that of (x - mean) / sqrt(var + c)
+    with the constant c for which both are equal. So is this one's.
+    """
+
+    def __init__(self, definition: normalization.MVN) -> None:
+        super().__init__()
+        self.definition = definition
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = self.definition.axes
+        x = x.reshape(*x.shape, *[1] * (4 - x.dim()))
+        centred = x - x.mean(dim=axes, keepdim=True)
+        if not self.definition.normalize_variance:
+            return centred
+        variance = (centred * centred).mean(dim=axes, keepdim=True)
+        constant = (torch.sqrt(variance.detach()) + self.definition.eps) ** 2 - variance.detach()
+        return centred / torch.sqrt(variance + constant)
+
+    def extra_repr(self) -> str:
+        return str(self.definition)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
 from torch import Tensor, nn
 
-from caffe_port.layers.pooling import FLT_MAX, PoolWindow, Pooling
+from caffe_port.layers.pooling import FLT_MAX, SPP, Pooling, PoolWindow
 from caffe_port.shapes import count
 
-__all__ = ["Pool", "average_pool", "max_pool"]
+__all__ = ["Pool", "PyramidPool", "average_pool", "max_pool"]
 
 
 class Windowed(Protocol):
@@ -71,6 +71,22 @@ class Pool(nn.Module):
         if self.definition.num_tops == 2:
             return max_pool(x, window), max_pool_mask(x, window)
         return max_pool(x, window)
+
+    def extra_repr(self) -> str:
+        return str(self.definition)
+
+
+class PyramidPool(nn.Module):
+    """Caffe's SPP: the levels of a pyramid one after the other."""
+
+    def __init__(self, definition: SPP) -> None:
+        super().__init__()
+        self.definition = definition
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool = max_pool if self.definition.method == "MAX" else average_pool
+        levels = [pool(x, window) for window in self.definition.windows(tuple(x.shape))]
+        return levels[0] if len(levels) == 1 else torch.cat([level.flatten(1) for level in levels], dim=1)
 
     def extra_repr(self) -> str:
         return str(self.definition)

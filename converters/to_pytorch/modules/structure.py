@@ -9,7 +9,7 @@ from caffe_port.layers import structure
 from caffe_port.layers.pooling import FLT_MAX
 from caffe_port.shapes import canonical_axis
 
-__all__ = ["Concat", "Eltwise", "Flatten", "Reshape"]
+__all__ = ["Concat", "Eltwise", "Flatten", "Reshape", "Sink"]
 
 
 class Concat(nn.Module):
@@ -83,3 +83,10 @@ class Reshape(nn.Module):
         start, end = self.definition.replaced(tuple(x.shape))
         dims = [x.shape[start + i] if dim == 0 else dim for i, dim in enumerate(self.definition.dims)]
         return x.reshape(*x.shape[:start], *dims, *x.shape[end:])
+
+
+class Sink(nn.Module):
+    """Takes tensors and gives none."""
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        return ()
