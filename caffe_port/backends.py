@@ -175,4 +175,3 @@ def make_backend(name: str) -> Backend:
     if name == "onnxruntime":
         return OnnxBackend()
     raise GraphError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-

@@ -84,20 +84,29 @@ def _parser() -> argparse.ArgumentParser:
 
     command = verb("convert", _convert, "convert a model to ONNX and PyTorch, verified layer by layer")
     _model(command)
-    command.add_argument("-o", "--output", type=Path, default=Path("artifacts"), metavar="DIR", help="default: artifacts")
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("artifacts"), metavar="DIR", help="default: artifacts"
+    )
     command.add_argument(
         "--to", action="append", metavar="FORMAT", help="onnx or pytorch; repeat, or separate by commas (default: both)"
     )
     command.add_argument("--name", help="name of the files, without suffix (default: the model's)")
-    command.add_argument("--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs")
+    command.add_argument(
+        "--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs"
+    )
     command.add_argument("--no-verify", action="store_true", help="do not compare; the certificate says so")
     _json(command)
 
     command = verb("verify", _verify, "compare a model, layer by layer, with what Caffe computed")
     _model(command)
-    command.add_argument("--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs")
     command.add_argument(
-        "--backend", action="append", metavar="NAME", help="numpy, numpy64, torch or onnxruntime (default: all installed)"
+        "--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs"
+    )
+    command.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="numpy, numpy64, torch or onnxruntime (default: all installed)",
     )
     command.add_argument("--input", type=Path, metavar="NPZ", help="inputs, where the recording does not hold them")
     command.add_argument(

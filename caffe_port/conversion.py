@@ -63,6 +63,7 @@ def convert(
         raise GraphError(f"unknown target {', '.join(unknown) or 'none'}; known: {', '.join(TARGETS)}")
     if not name or Path(name).name != name or name in (".", ".."):
         raise ArtifactError(f"{name!r} is no file name")
+    _require(targets, verify)
     with _workshop(folder) as workshop:
         artifacts: list[Artifact] = []
         backends: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
@@ -112,8 +113,18 @@ def _require_onnxruntime() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingDependency(
-            f"onnxruntime is needed for this: pip install 'caffe_port[runtime]' ({error})"
+            f"onnxruntime is needed to verify: pip install 'caffe_port[runtime]', or leave it out with --no-verify ({error})"
         ) from None
+
+
+def _require(targets: Sequence[str], verify: bool) -> None:
+    """Raises MissingDependency for what a conversion needs, before any of the work is done."""
+    if "pytorch" in targets:
+        from caffe_port.converters.to_pytorch.export import require_torch
+
+        require_torch()
+    if "onnx" in targets and verify:
+        _require_onnxruntime()
 
 
 @contextlib.contextmanager

@@ -50,7 +50,11 @@ class ModelFiles:
 
 
 def locate(
-    model: str, weights: Sequence[str | os.PathLike[str]] = (), *, offline: bool = False, progress: Progress | None = None
+    model: str,
+    weights: Sequence[str | os.PathLike[str]] = (),
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> ModelFiles:
     """Finds a model: a released one by name, a folder, a prototxt with or without weights, or a caffemodel alone.
 

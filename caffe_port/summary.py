@@ -35,9 +35,7 @@ class LayerSummary:
             "name": self.name,
             "type": self.type,
             "bottoms": list(self.bottoms),
-            "tops": [
-                {"name": name, "shape": list(shape)} for name, shape in zip(self.tops, self.shapes, strict=True)
-            ],
+            "tops": [{"name": name, "shape": list(shape)} for name, shape in zip(self.tops, self.shapes, strict=True)],
             "parameters": self.parameters,
             "multiply_accumulates": self.macs,
             "location": self.location,
@@ -151,7 +149,6 @@ def to_dot(net: Net) -> str:
         box_of.update({id(top): box for top in layer.tops})
     lines += [f"  {box} [label={_quoted(chr(10).join(text))}];" for box, text in rows.items()]
     return "\n".join([*lines, *edges, "}", ""])
-
 
 
 def _quoted(text: str) -> str:

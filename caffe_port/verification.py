@@ -108,16 +108,16 @@ class Reference:
         missing = list(self.missing)
         seen: set[tuple[int, int]] = set()
         for layer, tops in backend.trace(self.net, self.inputs):
-            bad_inputs = tuple(dict.fromkeys(diverged[b] for b in (blob.origin for blob in layer.bottoms) if b in diverged))
+            bad_inputs = tuple(
+                dict.fromkeys(diverged[b] for b in (blob.origin for blob in layer.bottoms) if b in diverged)
+            )
             for j, value in enumerate(tops):
                 key = (layer.index, j)
                 seen.add(key)
                 recorded = None if self.recorded is None else self.recorded.get(key)
                 if self.recorded is not None and recorded is None:
                     continue
-                place = Place(
-                    layer.index, layer.name, layer.type, layer.tops[j].name, _is_exact(layer, j), bad_inputs
-                )
+                place = Place(layer.index, layer.name, layer.type, layer.tops[j].name, _is_exact(layer, j), bad_inputs)
                 result = compare_blob(
                     place,
                     digest(value, _sampled(self.recorded, key)),
@@ -219,7 +219,6 @@ def _alone(layer: Layer) -> Net:
         output_blobs=tops,
         blobs={blob.name: blob for blob in (*given, *tops)},
     )
-
 
 
 def _is_exact(layer: Layer, top: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -647,3 +648,34 @@ def test_placed_layers_may_come_from_a_program() -> None:
     assert net.name == "here" and origin == [0, 1, 2, 3, 4, 5] and net.layers[0].location is None
     with pytest.raises(UnsupportedLayer, match="^layer 'a': unknown"):
         build.build([PlacedLayer(placed(layer("a", "Xyzzy"))[0].message, None, 0)])
+
+
+# Real nets of public repositories, as Caffe built them
+
+CONFORMANCE = REJECTED.parent
+
+
+def test_real_nets_are_built_as_caffe_builds_them() -> None:
+    """Layers in order, learned blobs, every blob's shape, and the outputs, of every net that Caffe takes."""
+    if not (CONFORMANCE / "shapes.json").exists():
+        pytest.skip("the real nets belong to others and lie beside the checkout; they are not here")
+    recorded = json.loads((CONFORMANCE / "shapes.json").read_text())
+    compared = 0
+    for name, phases in recorded.items():
+        for phase, caffe in phases.items():
+            if "rejected" in caffe or (phase == "TRAIN" and caffe == phases.get("TEST")):
+                continue
+            net = loading.load(CONFORMANCE / "prototxt" / name, phase=phase)
+            where = f"{name} {phase}"
+            written = [entry for entry in net.layers if entry.type != "Split"]
+            assert [[entry.name, entry.type] for entry in written] == caffe["layers"], where
+            # Data layers make no inputs in Caffe; here they do.
+            inputs = [top.name for entry in written if entry.type == "Input" for top in entry.tops]
+            assert inputs == caffe["inputs"], where
+            assert list(net.outputs) == caffe["outputs"], where
+            learned = {entry.name: [list(w.shape) for w in entry.weights] for entry in written if entry.weights}
+            assert learned == {layer: shapes for layer, shapes in caffe["params"].items() if shapes}, where
+            blobs = {top.name: list(top.shape) for entry in written for top in entry.tops}
+            assert blobs == caffe["blobs"], where
+            compared += 1
+    assert compared > 150
