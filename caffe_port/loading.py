@@ -14,7 +14,7 @@ from caffe_port import build
 from caffe_port.errors import GraphError, Location, Problem, WeightsError
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.net import Net, Source
-from caffe_port.proto import text, upgrade, wire
+from caffe_port.proto import hdf5, text, upgrade, wire
 from caffe_port.weights import StoredLayer, assign, assign_inline
 
 __all__ = ["load"]
@@ -36,7 +36,7 @@ def load(
     """Reads a net and its weights.
 
     `prototxt`: a text definition, or a caffemodel, which carries its own (then `weights` is not needed; see below).
-    `weights`: one weight file or several, loaded one after the other, matched by layer name. None: no values.
+    `weights`: one weight file or several (.caffemodel, or .caffemodel.h5, told apart by their content), loaded one after the other, matched by layer name. None: no values.
     `phase`, `level`, `stages`: the state that include and exclude rules are held against.
     `input_shapes`: shapes of inputs by blob name, where the file has none or others are wanted.
     `allow_missing_weights`, `allow_unused_weights`: let layers without weights, or weights without a layer, pass.
@@ -88,6 +88,7 @@ def load(
             file=path.name,
             allow_missing=allow_missing_weights or position + 1 < len(files),
             allow_unused=allow_unused_weights or path == definition,
+            hdf5=hdf5.is_hdf5(path),
         )
         net = replace(net, sources=(*net.sources, Source("weights", path)))
     return net
@@ -97,6 +98,8 @@ def _stored(path: Path) -> list[StoredLayer]:
     """The layers of a weight file, upgraded to V2, and their learned blobs."""
     if path.exists() and not wire.looks_binary(path):
         raise WeightsError(f"{path}: this is no caffemodel but text; the prototxt comes first, the weights second")
+    if hdf5.is_hdf5(path):
+        return [(name, "HDF5", blobs) for name, blobs in hdf5.read(path)]
     saved = wire.read(path)
     upgraded = upgrade.upgrade_net(saved.net, None, saved.blobs)
     return [(layer.name, layer.type, blobs) for layer, blobs in zip(upgraded.net.layer, upgraded.blobs, strict=True)]

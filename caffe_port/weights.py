@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,32 @@ from caffe_port.shapes import Shape, count, format_shape
 
 if TYPE_CHECKING:
     from caffe_port.layers.base import Array
+    from caffe_port.proto.hdf5 import HDF5Blob
     from caffe_port.proto.wire import BlobData
 
-__all__ = ["StoredLayer", "assign", "assign_inline"]
+__all__ = ["StoredLayer", "assign", "assign_inline", "write_hdf5"]
 
-StoredLayer = tuple[str, str, Sequence["BlobData"]]
-"""A layer of a weight file: its name, its type, its learned blobs."""
+StoredLayer = tuple[str, str, Sequence["BlobData | HDF5Blob | None"]]
+"""A layer of a weight file: its name, its type, its learned blobs (of HDF5: None for one that is not there)."""
 
 
-def _fits(blob: BlobData, shape: Shape) -> bool:
+def write_hdf5(net: Net, path: str | os.PathLike[str]) -> None:
+    """Writes a net's learned blobs as .caffemodel.h5: a group for each layer, Split too, shared blobs at their owner.
+
+    Raises: WeightsError for blobs without values, and for layers whose name HDF5 cannot hold (`hdf5.write`);
+    ArtifactError; MissingDependency.
+    """
+    from caffe_port.proto import hdf5
+
+    net.require_weights()
+    layers = [
+        (layer.name, [None if weight.owner is not None else weight.data for weight in layer.weights])
+        for layer in net.layers
+    ]
+    hdf5.write(path, layers)
+
+
+def _fits(blob: BlobData | HDF5Blob, shape: Shape) -> bool:
     """Caffe's Blob::ShapeEquals: a legacy blob's four numbers are held against the shape from the last axis on."""
     if not blob.legacy:
         return blob.shape == shape
@@ -33,10 +51,12 @@ def assign(
     file: str,
     allow_missing: bool = False,
     allow_unused: bool = False,
+    hdf5: bool = False,
 ) -> Net:
     """`net` with the learned blobs of a weight file.
 
-    A file's layer goes to the first layer of that name. Values are not copied: `Weight.data` views the file's array. Where
+    A file's layer goes to the first layer of that name; `hdf5`: by Caffe's rules for HDF5 to the last one, and a blob
+    may be left out where the net's is shared. Values are not copied: `Weight.data` views the file's array. Where
     layers share a blob, what the file has last for any of them is it, as in Caffe.
     `allow_missing`: layers the file has nothing for keep what they have (Caffe: their fillers).
     `allow_unused`: learned blobs of the file that no layer of the net takes are passed over, as Caffe does.
@@ -45,8 +65,8 @@ def assign(
     problems = Problems()
     values: dict[int, Array] = {}
     targets: dict[str, Layer] = {}
-    for layer in net.layers:
-        targets.setdefault(layer.name, layer)
+    for layer in reversed(net.layers) if not hdf5 else net.layers:
+        targets[layer.name] = layer
     given: set[int] = set()
     for name, type_name, blobs in stored:
         target = targets.get(name)
@@ -61,7 +81,7 @@ def assign(
             continue
         if blobs:
             given.add(target.index)
-        for weight, array in _fitted(target, type_name, blobs, file, problems):
+        for weight, array in _fitted(target, type_name, blobs, file, problems, hdf5=hdf5):
             owner = weight.owner or weight
             values[id(owner)] = array.reshape(owner.shape)
     if not allow_missing:
@@ -69,12 +89,13 @@ def assign(
             missing = [w for w in layer.weights if w.owner is None and w.data is None and id(w) not in values]
             if missing and layer.index not in given:
                 namesake = targets[layer.name] is not layer
+                which = "a later" if hdf5 else "an earlier"
                 problems.add(
                     WeightsError,
                     f"{file} has no weights for it ({', '.join(format_shape(weight.shape) for weight in missing)} needed)",
                     layer=layer.name,
                     location=layer.location,
-                    hint="an earlier layer of this name takes them" if namesake else "wrong weight file?",
+                    hint=f"{which} layer of this name takes them" if namesake else "wrong weight file?",
                 )
     problems.raise_if_any()
     return net.with_values(values)
@@ -98,9 +119,17 @@ def assign_inline(net: Net, blobs_of: Mapping[int, Sequence[BlobData]], *, file:
 
 
 def _fitted(
-    layer: Layer, origin: str, blobs: Sequence[BlobData], file: str, problems: Problems
+    layer: Layer,
+    origin: str,
+    blobs: Sequence[BlobData | HDF5Blob | None],
+    file: str,
+    problems: Problems,
+    *,
+    hdf5: bool = False,
 ) -> list[tuple[Weight, Array]]:
     """Each learned blob of the layer with its values; what does not fit goes to `problems` and is left out."""
+    if hdf5 and len(blobs) < len(layer.weights):
+        blobs = [*blobs, *(None for _ in layer.weights[len(blobs) :])]
     if len(blobs) != len(layer.weights):
         problems.add(
             WeightsError,
@@ -111,7 +140,15 @@ def _fitted(
         return []
     fitted = []
     for i, (weight, blob) in enumerate(zip(layer.weights, blobs, strict=True)):
-        if not _fits(blob, weight.shape):
+        if blob is None:
+            if weight.owner is None:
+                problems.add(
+                    WeightsError,
+                    f"{file} has no learned blob {i} ({format_shape(weight.shape)}) for it, which no other layer shares",
+                    layer=layer.name,
+                    location=layer.location,
+                )
+        elif not _fits(blob, weight.shape):
             layout = " (num, channels, height, width)" if blob.legacy else ""
             problems.add(
                 WeightsError,
