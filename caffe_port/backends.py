@@ -78,8 +78,8 @@ class NumpyBackend:
 class TorchBackend:
     """PyTorch in float32: the module given, or what `to_pytorch` makes of the net.
 
-    oneDNN is switched off: its blocked sums add rounding of their own (measured on open_nsfw: up to 2.5 times as much in
-    single blobs, another on every processor), and what is to be proven is the module, not the kernels.
+    oneDNN is switched off: its blocked sums add rounding of their own (measured on open_nsfw: up to 2.5 times as
+    much in single blobs, another on every processor), and what is to be proven is the module, not the kernels.
     """
 
     module: nn.Module | None = None

@@ -45,8 +45,8 @@ class Artifact:
 class Certificate:
     """The record of one conversion or verification.
 
-    `recordings` are the files of recorded Caffe outputs it was held against; with none, the reference was this package's
-    own float64 run, and the certificate says so. `reports` is empty where verification was switched off.
+    `recordings` are the files of recorded Caffe outputs it was held against; with none, the reference was this
+    package's own float64 run, and the certificate says so. `reports` is empty where verification was switched off.
     """
 
     net: Net

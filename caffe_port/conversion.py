@@ -52,11 +52,11 @@ def convert(
 ) -> Conversion:
     """Writes `net` as `name` with the targets' suffixes into `folder`, and `name.certificate.json` beside them.
 
-    Everything is made in a hidden folder beside, read back, compared layer by layer with the `recordings` (without any: with
-    the float64 run), and moved to its place only if all of it agrees. `verify=False` leaves that out, and the certificate
-    says so.
-    Raises: ParityError, naming the first layer that diverges, and nothing is left behind; ArtifactError if a file cannot be
-    written; UnsupportedLayer, MissingDependency.
+    Everything is made in a hidden folder beside, read back, compared layer by layer with the `recordings` (without
+    any: with the float64 run), and moved to its place only if all of it agrees. `verify=False` leaves that out, and
+    the certificate says so.
+    Raises: ParityError, naming the first layer that diverges, and nothing is left behind; ArtifactError if a file
+    cannot be written; UnsupportedLayer, MissingDependency.
     """
     unknown = [target for target in targets if target not in TARGETS]
     if unknown or not targets:

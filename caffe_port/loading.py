@@ -36,16 +36,17 @@ def load(
     """Reads a net and its weights.
 
     `prototxt`: a text definition, or a caffemodel, which carries its own (then `weights` is not needed; see below).
-    `weights`: one weight file or several (.caffemodel, or .caffemodel.h5, told apart by their content), loaded one after the other, matched by layer name. None: no values.
-    `phase`, `level`, `stages`: the state that include and exclude rules are held against.
-    `input_shapes`: shapes of inputs by blob name, where the file has none or others are wanted.
-    `allow_missing_weights`, `allow_unused_weights`: let layers without weights, or weights without a layer, pass.
+    `weights`: one weight file or several (.caffemodel, or .caffemodel.h5, told apart by their content), loaded one
+    after the other, matched by layer name. None: no values. `phase`, `level`, `stages`: the state that include and
+    exclude rules are held against. `input_shapes`: shapes of inputs by blob name, where the file has none or others
+    are wanted. `allow_missing_weights`, `allow_unused_weights`: let layers without weights, or weights without a
+    layer, pass.
 
-    A caffemodel holds the net that was saved, usually the one that was trained: its state rules have already been applied
-    and are not applied again, and its layers' saved phase gives way to `phase`. Its data layers become inputs.
+    A caffemodel holds the net that was saved, usually the one that was trained: its state rules have already been
+    applied and are not applied again, and its layers' saved phase gives way to `phase`. Its data layers become inputs.
 
-    Returns a Net. Raises: PrototxtError, WeightsError, GraphError, ShapeError, UnsupportedLayer, UnsupportedParameter, with
-    everything that is wrong in one message.
+    Returns a Net. Raises: PrototxtError, WeightsError, GraphError, ShapeError, UnsupportedLayer,
+    UnsupportedParameter, with everything that is wrong in one message.
     """
     if phase not in ("TRAIN", "TEST"):
         raise GraphError(f"phase must be TRAIN or TEST, not {phase!r}")

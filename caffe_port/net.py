@@ -22,8 +22,8 @@ __all__ = ["Blob", "Layer", "Net", "Source", "Weight"]
 class Blob:
     """One value of a blob. A layer that works in place makes a new version under the same name.
 
-    `alias_of` is set on a version that nobody wrote under this name: its memory is shared (Split, Flatten, Reshape) with
-    a blob that a layer then overwrote in place. Its value is that blob's, in this one's shape.
+    `alias_of` is set on a version that nobody wrote under this name: its memory is shared (Split, Flatten, Reshape)
+    with a blob that a layer then overwrote in place. Its value is that blob's, in this one's shape.
     """
 
     name: str
@@ -118,8 +118,8 @@ class Source:
 class Net:
     """A net as Caffe would build it: `layers` in Caffe's order, `inputs` and `outputs` as names of blobs.
 
-    `inputs` are the tops a caller gives: those of Input layers and of data layers (Data, ImageData, …), whose reading of
-    files is not part of the net. `outputs` are the blobs no layer consumes, sorted by name as Caffe does.
+    `inputs` are the tops a caller gives: those of Input layers and of data layers (Data, ImageData, …), whose
+    reading of files is not part of the net. `outputs` are the blobs no layer consumes, sorted by name as Caffe does.
     `notes` are things a user should know that are no errors (a parameter that Caffe itself ignores, for example).
     """
 
@@ -177,12 +177,12 @@ class Net:
     def with_weights(self, values: Mapping[str, Sequence[npt.ArrayLike]], *, partial: bool = False) -> Net:
         """A net with other weights.
 
-        `values`: layer name → its learned blobs in Caffe's order, each of exactly the blob's shape; kept as float32, or as
-        float64 where the array given is. Of several layers of one name the first gets them, as in Caffe; a blob that
-        layers share may be given with any of them. Layers not named keep theirs (with `partial=False` a layer that has
-        learned blobs and is neither named nor set raises).
-        Raises: WeightsError for unknown layers, wrong numbers of blobs, wrong shapes, and different values for one shared
-        blob, all at once.
+        `values`: layer name → its learned blobs in Caffe's order, each of exactly the blob's shape; kept as float32,
+        or as float64 where the array given is. Of several layers of one name the first gets them, as in Caffe; a
+        blob that layers share may be given with any of them. Layers not named keep theirs (with `partial=False` a
+        layer that has learned blobs and is neither named nor set raises).
+        Raises: WeightsError for unknown layers, wrong numbers of blobs, wrong shapes, and different values for one
+        shared blob, all at once.
         """
         problems = Problems()
         targets: dict[str, Layer] = {}

@@ -22,7 +22,8 @@ _NUMBERS = "biuf"
 def check_inputs(net: Net, inputs: Mapping[str, npt.ArrayLike], dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
     """The inputs as arrays of `dtype`.
 
-    Raises: GraphError unless there is exactly one for each input of the net; ShapeError for what is no array of numbers.
+    Raises: GraphError unless there is exactly one for each input of the net; ShapeError for what is no array of
+    numbers.
     """
     real = _real(dtype)
     missing = [name for name in net.inputs if name not in inputs]

@@ -170,8 +170,8 @@ def verify(
 def verify_isolated(net: Net, recording: Recording, backend: str | Backend = "numpy") -> ParityReport:
     """Compares each layer by itself, run on its *recorded* inputs, wherever all of them were recorded in full.
 
-    Noise of earlier layers cannot reach it, so the bound is much tighter. Layers whose inputs were only sampled are left
-    out; if that is all of them, nothing was compared, and the report fails.
+    Noise of earlier layers cannot reach it, so the bound is much tighter. Layers whose inputs were only sampled are
+    left out; if that is all of them, nothing was compared, and the report fails.
     """
     chosen = make_backend(backend) if isinstance(backend, str) else backend
     recorded, missing, extra = _matched(net, recording)

@@ -26,10 +26,11 @@ class FoldResult:
 
 
 def fold_batchnorm(net: Net) -> FoldResult:
-    """Folds each BatchNorm with stored statistics, and each learned Scale, into the Convolution or InnerProduct before it.
+    """Folds each BatchNorm with stored statistics, and each learned Scale, into the Convolution or InnerProduct
+    before it.
 
-    Done where nothing else uses the blob between them and the weights are not shared; other layers stay as they are. The
-    new weights are computed in float64 and rounded once. The folded layer's top is the last folded one's.
+    Done where nothing else uses the blob between them and the weights are not shared; other layers stay as they are.
+    The new weights are computed in float64 and rounded once. The folded layer's top is the last folded one's.
     Raises: WeightsError if learned blobs have no values.
     """
     net.require_weights()

@@ -32,8 +32,8 @@ _PREPROCESSING: Mapping[str, Callable[[Source], Array]] = {"open_nsfw": open_nsf
 class Scorer:
     """Scores images with a released model: from 0 (safe for work) to 1, as the original script gives them.
 
-    `model`: a released model's name. `net`: the same net, loaded already. `backend`: one of BACKENDS; None takes the first
-    installed. Also a context manager.
+    `model`: a released model's name. `net`: the same net, loaded already. `backend`: one of BACKENDS; None takes the
+    first installed. Also a context manager.
     Raises: FetchError if the model cannot be had; MissingDependency for a backend that is not installed.
     """
 

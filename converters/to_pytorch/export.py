@@ -27,8 +27,9 @@ def to_pytorch(net: Net) -> nn.Module:
     """The net as an nn.Module.
 
     It is called with the net's inputs by position, in the order of `net.inputs`, in any batch size the net allows, and
-    returns the output's tensor, or a dict by blob name if there are several. Children have the layers' names (a `.` becomes
-    `_`), so parameters are `conv1.weight`; learned blobs keep Caffe's layout. A net of phase TEST comes in eval mode.
+    returns the output's tensor, or a dict by blob name if there are several. Children have the layers' names (a `.`
+    becomes `_`), so parameters are `conv1.weight`; learned blobs keep Caffe's layout. A net of phase TEST comes in
+    eval mode.
     Raises: MissingDependency without torch; UnsupportedLayer naming every layer PyTorch cannot express; WeightsError if
     learned blobs have no values.
     """
