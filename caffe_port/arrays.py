@@ -36,9 +36,10 @@ _BROKEN = (
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The arrays of an npz file. Raises ShapeError if it is none, OSError if it cannot be opened."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise ShapeError(f"{path}: this is a single array; an npz with an array for each input is needed")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ShapeError(f"{path}: this is a single array; an npz with an array for each input is needed")
+        with loaded as file:
             arrays = {name: file[name] for name in file.files}
     except _BROKEN as error:
         raise ShapeError(f"{path}: no npz file that can be read: {error or type(error).__name__}") from None

@@ -1,6 +1,7 @@
 """The command `caffe-port`: one verb a function, which reads its arguments, calls the library and prints.
 
-Exit codes: 0 well, 1 a verification failed, 2 bad input, 130 interrupted. Errors go to standard error, one line a problem.
+Exit codes: 0 well, 1 a verification failed, 2 bad input, 70 a fault of caffe_port itself, 130 interrupted. Errors go to
+standard error, one line a problem.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code = _told(error)
         _say(f"caffe-port: {message}")
         return code
+    except Exception as error:  # noqa: BLE001 - a fault of ours; still no traceback unasked
+        if debug:
+            raise
+        _say(f"caffe-port: internal error, please report it with what --debug prints: {type(error).__name__}: {error}")
+        return 70
 
 
 def _told(error: BaseException) -> tuple[str, int]:

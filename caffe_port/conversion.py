@@ -6,6 +6,7 @@ import contextlib
 import io
 import secrets
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def convert(
         raise GraphError(f"unknown target {', '.join(unknown) or 'none'}; known: {', '.join(TARGETS)}")
     if not name or Path(name).name != name or name in (".", ".."):
         raise ArtifactError(f"{name!r} is no file name")
-    _require(targets, verify)
+    with _interrupted_later():
+        _require(targets, verify)
     with _workshop(folder) as workshop:
         artifacts: list[Artifact] = []
         backends: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
@@ -118,7 +120,9 @@ def _require_onnxruntime() -> None:
 
 
 def _require(targets: Sequence[str], verify: bool) -> None:
-    """Raises MissingDependency for what a conversion needs, before any of the work is done."""
+    """Imports what a conversion needs, before any of the work is done. Raises MissingDependency for what is not there."""
+    if "onnx" in targets:
+        import onnx  # noqa: F401
     if "pytorch" in targets:
         from caffe_port.converters.to_pytorch.export import require_torch
 
@@ -128,17 +132,27 @@ def _require(targets: Sequence[str], verify: bool) -> None:
 
 
 @contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, where the system can do that: it would abort C++ libraries that are loading."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _workshop(folder: Path) -> Iterator[Path]:
     """A hidden folder in `folder`, gone when the block ends, however it ends."""
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     workshop = folder / f".caffe_port-{secrets.token_hex(6)}.tmp"
+    finished = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         workshop.mkdir()
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be written into: {error.strerror or error}") from None
-    finished = False
-    try:
         yield workshop
         finished = True
     except ArtifactError as error:

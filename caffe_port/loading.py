@@ -68,6 +68,9 @@ def load(
         if upgraded.net.HasField("state"):
             state = _merged(state, upgraded.net.state)
     net, source_index = build.build(layers, name=upgraded.net.name, state=state, input_shapes=input_shapes)
+    if not net.layers:
+        kept = f"no layer is left of its {len(layers)} in phase {phase}" if layers else "no layer in it"
+        raise GraphError(f"{definition}: {kept}")
     net = replace(
         net,
         sources=(Source("definition", definition),),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from caffe_port.errors import Problems, WeightsError
@@ -62,6 +62,13 @@ def assign(
     `allow_unused`: learned blobs of the file that no layer of the net takes are passed over, as Caffe does.
     Raises: WeightsError listing all that does not fit: number of blobs, shapes, missing and unused ones.
     """
+    own = {layer.name for layer in net.layers if layer.weights}
+    theirs = {name for name, _, blobs in stored if blobs}
+    if own and theirs and not own & theirs and not (allow_missing and allow_unused):
+        raise WeightsError(
+            f"{file} holds the weights of another net: none of its {len(theirs)} layers with weights "
+            f"({_some(theirs)}) is among the {len(own)} of net {net.name!r} ({_some(own)})"
+        )
     problems = Problems()
     values: dict[int, Array] = {}
     targets: dict[str, Layer] = {}
@@ -116,6 +123,11 @@ def assign_inline(net: Net, blobs_of: Mapping[int, Sequence[BlobData]], *, file:
     }
     problems.raise_if_any()
     return net.with_values(values)
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (", …" if len(ordered) > 3 else "")
 
 
 def _fitted(

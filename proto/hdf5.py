@@ -111,9 +111,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 def _members(group: Any, where: str) -> Iterator[tuple[str, Any]]:
     """The groups and datasets in a group. A link into another file is refused: weights are what this file holds."""
     h5py = import_h5py()
-    for name in group:
-        if not isinstance(name, str):
-            raise WeightsError(f"{where}: {group.name}: a name in it is no valid UTF-8")
+    for name in sorted(group):
         if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
             raise WeightsError(f"{where}: {group.name}/{name} is a link into another file")
         yield name, group[name]

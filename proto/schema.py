@@ -15,7 +15,17 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message as _Message
 
-__all__ = ["PACKAGE", "Message", "descriptor", "is_repeated", "message", "message_class", "message_names", "pool"]
+__all__ = [
+    "PACKAGE",
+    "Message",
+    "descriptor",
+    "file_set",
+    "is_repeated",
+    "message",
+    "message_class",
+    "message_names",
+    "pool",
+]
 
 PACKAGE = "caffe"
 
@@ -33,7 +43,8 @@ else:
 
 
 @cache
-def _file_set() -> descriptor_pb2.FileDescriptorSet:
+def file_set() -> descriptor_pb2.FileDescriptorSet:
+    """The compiled schema as protoc makes it. Not to be changed."""
     return descriptor_pb2.FileDescriptorSet.FromString(Path(__file__).with_name("caffe.desc").read_bytes())
 
 
@@ -41,7 +52,7 @@ def _file_set() -> descriptor_pb2.FileDescriptorSet:
 def pool() -> DescriptorPool:
     """The private pool with the whole schema, loaded at the first call."""
     private = DescriptorPool()
-    for file in _file_set().file:
+    for file in file_set().file:
         private.AddSerializedFile(file.SerializeToString())
     return private
 
@@ -49,7 +60,7 @@ def pool() -> DescriptorPool:
 @cache
 def message_names() -> tuple[str, ...]:
     """The names of all message types, without the package, in the order of the schema."""
-    return tuple(message.name for file in _file_set().file for message in file.message_type)
+    return tuple(message.name for file in file_set().file for message in file.message_type)
 
 
 @cache

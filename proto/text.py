@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from caffe_port.errors import Location, Problems, PrototxtError
-from caffe_port.proto import schema
+from caffe_port.proto import dialects, schema
 from caffe_port.proto.files import replacing
 from caffe_port.proto.schema import Message
 
@@ -664,19 +664,27 @@ def parse(text: str, message_name: str = "NetParameter", *, file: str = "<string
     text: the prototxt; a leading byte order mark is passed over.
     message_name: the type of the message, e.g. "NetParameter" or "SolverParameter".
     file: the name that errors give.
-    Returns: the message, of the private pool of `caffe_port.proto.schema`, and where its fields stand.
+    Returns: the message and where its fields stand. It is of the private pool of `caffe_port.proto.schema`; only where
+    that does not have all fields or enum values of the text, of the union of `caffe_port.proto.dialects`.
     Raises: PrototxtError with every problem of the text, up to MAX_PROBLEMS, each as file:line:column.
     Source: protobuf's text format as its C++ parser reads it, in the one mode Caffe uses. Stricter in one thing: a
     string (not bytes) that is no valid UTF-8 is refused. An unpaired surrogate is none.
     """
     if text.startswith("\ufeff"):
         text = text[1:]
-    parser = _Parser(text, file)
-    message = schema.message(message_name)
-    with contextlib.suppress(_Stop):
-        parser.fields(message, schema.descriptor(message_name), parser.source._root, "", 0, 0)
+    message, parser = _parsed(text, file, schema.message(message_name))
+    if parser.problems:
+        # Maybe a fork's. Upstream comes first, so that what upstream can read is a message of upstream.
+        message, parser = _parsed(text, file, dialects.union_message(message_name))
     parser.problems.raise_if_any()
     return message, parser.source
+
+
+def _parsed(text: str, file: str, message: Message) -> tuple[Message, _Parser]:
+    parser = _Parser(text, file)
+    with contextlib.suppress(_Stop):
+        parser.fields(message, message.DESCRIPTOR, parser.source._root, "", 0, 0)
+    return message, parser
 
 
 def read(path: str | os.PathLike[str], message_name: str = "NetParameter") -> tuple[Message, SourceMap]:

@@ -249,7 +249,7 @@ class _Upgrade:
             if dropped:
                 self.warn(f"{name!r} is dropped from a V0 net, as Caffe does", (name,))
         self.problems.raise_if_any()
-        new = schema.message("NetParameter")
+        new = type(net)()
         for name in ("name", "force_backward"):
             if net.HasField(name):
                 setattr(new, name, getattr(net, name))

@@ -29,7 +29,8 @@ from caffe_port.proto import schema
 from caffe_port.proto.files import replacing
 from caffe_port.proto.schema import Message
 
-__all__ = ["MAX_AXES", "MAX_COUNT", "BlobData", "WeightFile", "looks_binary", "read", "read_blob", "write"]
+__all__ = ["MAX_AXES", "MAX_COUNT", "BlobData", "WeightFile", "looks_binary", "read", "read_blob",
+           "read_with_blobs", "write", "write_blob"]
 
 MAX_COUNT = 2**31 - 1
 """Caffe counts the elements of a blob in an int, and refuses more; protobuf's C++ refuses files of more bytes."""
@@ -732,3 +733,47 @@ def write(path: str | os.PathLike[str], net: Message, blobs: Sequence[Sequence[B
 def _write_all(stream: BinaryIO, chunks: list[Any]) -> None:
     for chunk in chunks:
         stream.write(chunk)
+
+
+def write_blob(path: str | os.PathLike[str], blob: BlobData) -> None:
+    """Writes a .binaryproto: one BlobProto; it appears complete or not at all.
+
+    Raises: WeightsError for a blob that does not fit its shape; ArtifactError where it cannot be written.
+    """
+    chunks = _blob_chunks(blob, f"{os.fspath(path)}: the blob")
+    with replacing(path) as stream:
+        _write_all(stream, chunks)
+
+
+def read_with_blobs(
+    path: str | os.PathLike[str], message_name: str, blob_field: int, wanted: str
+) -> tuple[Message, list[BlobData]]:
+    """Reads a message with one repeated field of blobs, such as a SolverState; the blobs are views of the file.
+
+    message_name: of the schema; it comes back without the blobs. blob_field: the number of their field.
+    wanted: what the file should be, in words, for the errors. Raises: WeightsError as `read`.
+    """
+    name = os.fspath(path)
+    data = _map(path)
+    _refuse_others(name, data, wanted)
+    reader = _Reader(name, data)
+    rest: list[Any] = []
+    blobs: list[BlobData] = []
+    try:
+        for number, wire, start, value, stop in _scan(data, 0, len(data)):
+            if number != blob_field:
+                rest.append(data[start:stop])
+            elif wire != 2:
+                raise _Damaged(start, f"a blob has the wire type {wire}")
+            else:
+                blob, wrong = _read_blob(data, value, stop)
+                if wrong and len(reader.problems.found) < MAX_PROBLEMS:
+                    reader.problems.add(WeightsError, f"{name}: byte {start}: blob {len(blobs)} {wrong}")
+                blobs.append(blob)
+        message = reader.parsed(message_name, rest, wanted, 0)
+    except _Damaged as error:
+        raise (_text_hint(name, data, wanted) or reader.damaged(error, wanted)) from None
+    except WeightsError as error:
+        raise (_text_hint(name, data, wanted) or error) from None
+    reader.problems.raise_if_any()
+    return message, blobs

@@ -1,0 +1,260 @@
+"""What forks of Caffe added to its schema, as one overlay over the upstream messages.
+
+Forks give one field number to different things, so no schema reads the binary models of all. Text has no numbers: the
+*union* here has the fields of upstream and of every fork by name, with numbers of our own that stand in no file. Which
+forks a net is written for is then told by the fields it uses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from google.protobuf import descriptor_pb2, message_factory, unknown_fields
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from caffe_port.proto import schema
+from caffe_port.proto.schema import PACKAGE, Message
+
+__all__ = [
+    "FIRST_NUMBER",
+    "Dialect",
+    "detect",
+    "fork_paths",
+    "forks_of",
+    "forks_of_number",
+    "forks_of_type",
+    "foreign_fields",
+    "is_union",
+    "named",
+    "union_descriptor",
+    "union_message",
+]
+
+FIRST_NUMBER = 30000
+"""Fields and enum values from here on are a fork's. The numbers are invented: nothing is ever written with them."""
+
+_MOST_NAMED = 3
+
+_P = descriptor_pb2.FieldDescriptorProto
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A fork of Caffe, or a tool that reads several, and what in a net told so: `norm_param`, `pooling_param.ceil_mode`."""
+
+    name: str
+    repository: str
+    tells: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {', '.join(self.tells)}" if self.tells else self.name
+
+
+@cache
+def _overlay() -> Any:
+    return json.loads(Path(__file__).with_name("dialects.json").read_text(encoding="utf-8"))
+
+
+def _place_of_enums(file: Any) -> dict[str, Any]:
+    enums = {enum.name: enum for enum in file.enum_type}
+    for message in file.message_type:
+        enums.update({f"{message.name}.{enum.name}": enum for enum in message.enum_type})
+    return enums
+
+
+def _union_file() -> Any:
+    """The upstream file descriptor with everything from the overlay added."""
+    file = descriptor_pb2.FileDescriptorProto()
+    file.CopyFrom(schema.file_set().file[0])
+    overlay = _overlay()
+    messages = {message.name: message for message in file.message_type}
+    enums = _place_of_enums(file)
+    full_names = {name: f".{PACKAGE}.{name}" for name in enums}
+    for name, values in overlay["enums"].items():
+        enum = enums.get(name)
+        if enum is None:
+            # In a message of its own, since protobuf wants the names of values unique in what an enum stands in.
+            holder = file.message_type.add(name=f"Enum_{name.replace('.', '_')}")
+            enum = holder.enum_type.add(name="Values")
+            full_names[name] = f".{PACKAGE}.{holder.name}.Values"
+        for number, value in enumerate(values, FIRST_NUMBER):
+            enum.value.add(name=value, number=number)
+    for name in overlay["messages"]:
+        if name not in messages:
+            messages[name] = file.message_type.add(name=name.replace(".", "_"))
+    for name, fields in overlay["messages"].items():
+        for number, (field_name, (label, kind, default, _)) in enumerate(fields.items(), FIRST_NUMBER):
+            field = messages[name].field.add(name=field_name, number=number)
+            field.label = _P.LABEL_REPEATED if label == "repeated" else _P.LABEL_OPTIONAL
+            if kind in full_names:
+                field.type, field.type_name = _P.TYPE_ENUM, full_names[kind]
+            elif kind in messages:
+                field.type, field.type_name = _P.TYPE_MESSAGE, f".{PACKAGE}.{messages[kind].name}"
+            else:
+                field.type = _P.Type.Value(f"TYPE_{kind.upper()}")
+            if default is not None:
+                field.default_value = str(default).lower() if isinstance(default, bool) else str(default)
+    return file
+
+
+@cache
+def _union_pool() -> DescriptorPool:
+    pool = DescriptorPool()
+    pool.AddSerializedFile(_union_file().SerializeToString())
+    return pool
+
+
+@cache
+def union_descriptor(name: str) -> Descriptor:
+    """The descriptor of a message type such as "NetParameter" in the union. Raises: KeyError for an unknown name."""
+    return _union_pool().FindMessageTypeByName(f"{PACKAGE}.{name}")
+
+
+def union_message(name: str) -> Message:
+    """A new, empty message of the union. Raises: KeyError for an unknown name."""
+    return cast("type[Message]", message_factory.GetMessageClass(union_descriptor(name)))()
+
+
+def is_union(message: Any) -> bool:
+    """Whether a message is of the union and not of the upstream schema."""
+    return message.DESCRIPTOR.file.pool is not schema.pool()
+
+
+# Who has what
+
+
+@cache
+def _dialects() -> tuple[Dialect, ...]:
+    return tuple(Dialect(one["name"], one["repository"]) for one in _overlay()["dialects"])
+
+
+def named(indices: Sequence[int]) -> str:
+    """Forks in words: the first three, and how many more."""
+    names = [_dialects()[index].name for index in indices]
+    more = len(names) - _MOST_NAMED
+    return " / ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _of_field(message: str, field: str) -> list[int]:
+    entry = _overlay()["messages"].get(message, {}).get(field)
+    return sorted({index for own in entry[3].values() for index in own}) if entry else []
+
+
+def _of_value(field: FieldDescriptor, number: int) -> tuple[str, list[int]]:
+    """The name of an enum's value, and the forks that have it; none for one of upstream."""
+    enum = cast("Any", field.enum_type)
+    name = enum.values_by_number[number].name
+    if number < FIRST_NUMBER:
+        return name, []
+    known = _overlay()["enums"]
+    holder = enum.containing_type
+    own = f"{holder.name}.{enum.name}" if holder is not None else enum.name
+    if own in known:
+        return name, known[own][name]
+    own = next(key for key in known if f"Enum_{key.replace('.', '_')}" == holder.name)
+    return name, known[own][name]
+
+
+_Tell = tuple[str, list[int]]
+
+
+def _walk(message: Any, path: str) -> Iterator[_Tell]:
+    """The path of everything in a message that is a fork's alone, and the forks that have it."""
+    for field, value in message.ListFields():
+        repeated = schema.is_repeated(field)
+        here = f"{path}{field.name}"
+        if field.number >= FIRST_NUMBER:
+            yield here, _of_field(message.DESCRIPTOR.name, field.name)
+            continue
+        for index, one in enumerate(value if repeated else (value,)):
+            if field.message_type is not None:
+                yield from _walk(one, f"{here}[{index}]." if repeated else f"{here}.")
+            elif field.enum_type is not None:
+                name, forks = _of_value(field, one)
+                if forks:
+                    yield f"{here}: {name}", forks
+
+
+def fork_paths(message: Any) -> dict[str, str]:
+    """What a message has that is a fork's and not upstream's: its path (`pooling_param.ceil_mode`) → the forks in words.
+
+    Of a field that is a fork's only the field itself is told, not what is in it.
+    """
+    return {path: named(forks) for path, forks in _walk(message, "")} if is_union(message) else {}
+
+
+def forks_of(message: str, field: str) -> str:
+    """The forks, in words, that add a field to a message; "" if none does."""
+    return named(_of_field(message, field))
+
+
+def forks_of_type(layer_type: str) -> str:
+    """The forks, in words, that have a layer type, as far as their schemas tell; "" where they do not.
+
+    A schema does not list types, but a fork that has `PriorBoxParameter` has a layer PriorBox, and each V1 type by name.
+    """
+    overlay = _overlay()
+    values = overlay["enums"]["V1LayerParameter.LayerType"].get(layer_type)
+    if values:
+        return named(values)
+    upstream = schema.message_names()
+    for name in (f"{layer_type}Parameter", f"{layer_type.removesuffix('Layer')}Parameter"):
+        if name in overlay["messages"] and name not in upstream:
+            fields = overlay["messages"].values()
+            users = {i for own in fields for e in own.values() if e[1] == name for used in e[3].values() for i in used}
+            return named(sorted(users))
+    return ""
+
+
+def forks_of_number(message: str, number: int) -> list[str]:
+    """What a field number of a message means to forks, where it is not what it is upstream: `norm_param (SSD …)`."""
+    overlay = _overlay()
+    found = {name: entry[3] for name, entry in overlay["messages"].get(message, {}).items()}
+    found |= overlay["renumbered"].get(message, {})
+    return [f"{name} ({named(own[str(number)])})" for name, own in sorted(found.items()) if str(number) in own]
+
+
+def foreign_fields(message: Any, path: str = "") -> Iterator[tuple[str, str, int]]:
+    """The fields of a message from a binary file that upstream's schema does not know: (path of the message, its type,
+    number of the field)."""
+    for one in cast("Any", unknown_fields.UnknownFieldSet(message)):
+        yield path, message.DESCRIPTOR.name, one.field_number
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if schema.is_repeated(field) else (value,):
+                yield from foreign_fields(inner, f"{path}.{field.name}" if path else field.name)
+
+
+def detect(message: Any) -> tuple[Dialect, ...]:
+    """The dialects a message is written in, each with the fields that told so; none for what upstream reads.
+
+    As few as have everything the message uses: first the one that has most of it; a fork goes before a tool that
+    merely reads many. What is common to several forks names but one of them.
+    """
+    if not is_union(message):
+        return ()
+    left: dict[str, set[int]] = {}
+    for path, forks in _walk(message, ""):
+        left.setdefault(_short(path), set()).update(forks)
+    chosen: list[Dialect] = []
+    count = len(_dialects())
+    while left:
+        best = max(range(count), key=lambda index: (sum(index in forks for forks in left.values()), -index))
+        told = tuple(path for path, forks in left.items() if best in forks)
+        if not told:
+            break
+        chosen.append(Dialect(_dialects()[best].name, _dialects()[best].repository, told))
+        left = {path: forks for path, forks in left.items() if path not in told}
+    return tuple(chosen)
+
+
+def _short(path: str) -> str:
+    """A path without the layer it is in: layer[3].pooling_param.ceil_mode → pooling_param.ceil_mode."""
+    head, dot, rest = path.partition(".")
+    return rest if dot and head.partition("[")[0] in ("layer", "layers") else path
