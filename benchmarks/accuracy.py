@@ -38,9 +38,7 @@ def ways(net: Net) -> dict[str, Callable[[Array], Array]]:
             return np.asarray(cp.to_pytorch(net)(torch.from_numpy(batch)))
 
     def plain_onnx(batch: Array) -> Array:
-        session = onnxruntime.InferenceSession(
-            cp.to_onnx(net).SerializeToString(), providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(cp.to_onnx(net).SerializeToString(), providers=["CPUExecutionProvider"])
         return np.asarray(session.run(["prob"], {"data": batch})[0])
 
     found: dict[str, Callable[[Array], Array]] = {
@@ -54,7 +52,9 @@ def ways(net: Net) -> dict[str, Callable[[Array], Array]]:
 
 
 def main() -> None:
-    scores = {name: entry for name, entry in json.loads((FOLDER / "scores.json").read_text()).items() if "prob" in entry}
+    scores = {
+        name: entry for name, entry in json.loads((FOLDER / "scores.json").read_text()).items() if "prob" in entry
+    }
     found = fetch("open_nsfw")
     net = cp.load(found.prototxt, found.caffemodel)
     batch = np.stack([open_nsfw_tensor(FOLDER / "images" / name) for name in scores])

@@ -19,7 +19,9 @@ from caffe_port.errors import CaffePortError, GraphError, ParityError
 
 if TYPE_CHECKING:
     from caffe_port.net import Net
+    from caffe_port.proto.solverstate import SolverState
     from caffe_port.sources import ModelFiles
+    from caffe_port.upgrading import SolverFile
 
 __all__ = ["main"]
 
@@ -36,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 2
         debug = args.debug
+        for path in getattr(args, "plugin", ()):
+            from caffe_port.registry import load_plugin
+
+            load_plugin(path)
         code: int = args.run(args)
         sys.stdout.flush()
         return code
@@ -122,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-v", "--verbose", action="store_true", help="a line for every blob")
     _json(command)
 
-    command = verb("inspect", _inspect, "list the layers of a model: shapes, parameters, multiply-accumulates")
+    command = verb("inspect", _inspect, "list the layers of a model, or what a solver or its state says")
     _model(command)
     command.add_argument("--splits", action="store_true", help="also the Split layers that Caffe inserts")
     command.add_argument("--dot", action="store_true", help="print the graph for Graphviz")
@@ -144,12 +150,24 @@ def _parser() -> argparse.ArgumentParser:
     _json(command)
 
     command = verb("layers", _layers, "list the layer types that are known, and what each can be converted to")
+    _plugin(command)
+    _json(command)
+
+    command = verb("upgrade", _upgrade, "write an old net (text or binary) or solver in today's form, as Caffe's tools do")
+    command.add_argument("source", type=Path, metavar="IN", help="prototxt, caffemodel or solver prototxt")
+    command.add_argument("target", type=Path, metavar="OUT", help="text for text, binary for binary; may be IN itself")
     _json(command)
     return parser
 
 
 def _offline(command: argparse.ArgumentParser) -> None:
     command.add_argument("--offline", action="store_true", help="never use the network")
+
+
+def _plugin(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--plugin", action="append", default=[], type=Path, metavar="FILE", help="Python code with layer types; it is run"
+    )
 
 
 def _json(command: argparse.ArgumentParser) -> None:
@@ -164,9 +182,10 @@ def _model(command: argparse.ArgumentParser) -> None:
         "--input-shape", action="append", default=[], metavar="BLOB=N,C,H,W", help="the shape of an input; repeat"
     )
     command.add_argument(
-        "--allow-unused-weights", action="store_true", help="pass over weights that no layer takes, as Caffe does"
+        "--refuse-unused-weights", action="store_true", help="make weights that no layer takes an error, not a note"
     )
     command.add_argument("--allow-missing-weights", action="store_true", help="let layers have no weights")
+    _plugin(command)
     _offline(command)
 
 
@@ -186,7 +205,7 @@ def _loaded(args: argparse.Namespace, files: ModelFiles) -> Net:
         phase=args.phase,
         input_shapes=_shapes(args.input_shape),
         allow_missing_weights=args.allow_missing_weights,
-        allow_unused_weights=args.allow_unused_weights,
+        refuse_unused_weights=args.refuse_unused_weights,
     )
     for note in net.notes:
         _say(f"note: {note}")
@@ -277,7 +296,7 @@ def _verify(args: argparse.Namespace) -> int:
                 report = reference.compare(backend)
             else:
                 assert recorded is not None
-                report = verify_isolated(net, recorded, backend)
+                report = verify_isolated(net, recorded, backend, inputs=inputs)
             reports.append(report)
             if not args.json:
                 if args.verbose:
@@ -296,6 +315,13 @@ def _inspect(args: argparse.Namespace) -> int:
     from caffe_port.drawing import draw_svg
     from caffe_port.summary import summarize, to_dot
 
+    if not args.weights and (told := _inspected_file(args.model)) is not None:
+        if args.json:
+            _print_json(told.as_json())
+        else:
+            for line in told.table():
+                print(line)
+        return 0
     net = _loaded(args, _located(args))
     summary = summarize(net)
     if args.svg:
@@ -310,6 +336,35 @@ def _inspect(args: argparse.Namespace) -> int:
             print(line)
         for what, blobs in (("inputs", summary.inputs), ("outputs", summary.outputs)):
             print(f"{what}: " + ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in blobs.items()))
+    return 0
+
+
+def _inspected_file(model: str) -> SolverFile | SolverState | None:
+    """A solver or a solver's state, which are no nets; None for anything else."""
+    from caffe_port.proto import solverstate
+    from caffe_port.upgrading import kind_of, read_solver
+
+    if not Path(model).is_file():
+        return None
+    kind = kind_of(model)
+    if kind == "solver":
+        solver = read_solver(model)
+        for step in solver.steps:
+            _say(f"note: upgraded: {step}")
+        return solver
+    return solverstate.read(model) if kind == "solverstate" else None
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from caffe_port.upgrading import upgrade_file
+
+    done = upgrade_file(args.source, args.target)
+    for warning in done.warnings:
+        _say(f"note: {warning}")
+    if args.json:
+        _print_json({"kind": done.kind, "steps": list(done.steps), "warnings": [str(w) for w in done.warnings]})
+    else:
+        print(f"{args.target}: {'; '.join(done.steps) or 'a file of today, nothing to upgrade'}")
     return 0
 
 

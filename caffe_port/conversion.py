@@ -115,12 +115,13 @@ def _require_onnxruntime() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingDependency(
-            f"onnxruntime is needed to verify: pip install 'caffe_port[runtime]', or leave it out with --no-verify ({error})"
+            "onnxruntime is needed to verify: pip install 'caffe_port[runtime]', or leave it out with --no-verify "
+            f"({error})"
         ) from None
 
 
 def _require(targets: Sequence[str], verify: bool) -> None:
-    """Imports what a conversion needs, before any of the work is done. Raises MissingDependency for what is not there."""
+    """Imports what a conversion needs, before any of the work is done. Raises MissingDependency for what is absent."""
     if "onnx" in targets:
         import onnx  # noqa: F401
     if "pytorch" in targets:
@@ -133,7 +134,7 @@ def _require(targets: Sequence[str], verify: bool) -> None:
 
 @contextlib.contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, where the system can do that: it would abort C++ libraries that are loading."""
+    """Ctrl-C waits until the block ends, where the system can do that: it would abort C++ libraries being loaded."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -18,6 +18,7 @@ __all__ = [
     "Location",
     "MissingDependency",
     "ParityError",
+    "PluginError",
     "Problem",
     "Problems",
     "PrototxtError",
@@ -91,6 +92,10 @@ class FetchError(CaffePortError):
 
 class ArtifactError(CaffePortError):
     """An output file that could not be written, or an artifact that cannot be read back."""
+
+
+class PluginError(CaffePortError):
+    """A plug-in that cannot be loaded: its own code fails, or it declares what is there already."""
 
 
 class MissingDependency(CaffePortError):

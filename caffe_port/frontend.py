@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from caffe_port.errors import GraphError, Location, Problems
-from caffe_port.proto import schema
 
 __all__ = ["NetState", "PlacedLayer", "filter_by_state", "insert_splits"]
 
@@ -123,7 +122,7 @@ def insert_splits(layers: Sequence[PlacedLayer], problems: Problems) -> list[Pla
         result.append(PlacedLayer(message, layer.location, layer.source_index, layer.automatic))
         for j in split_tops:
             top = message.top[j]
-            split = schema.message("LayerParameter")
+            split = type(message)()
             split.name = _split_name(layer.name, top, j)
             split.type = "Split"
             split.bottom.append(top)

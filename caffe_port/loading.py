@@ -31,16 +31,17 @@ def load(
     stages: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     allow_missing_weights: bool = False,
-    allow_unused_weights: bool = False,
+    refuse_unused_weights: bool = False,
 ) -> Net:
     """Reads a net and its weights.
 
-    `prototxt`: a text definition, or a caffemodel, which carries its own (then `weights` is not needed; see below).
-    `weights`: one weight file or several (.caffemodel, or .caffemodel.h5, told apart by their content), loaded one
-    after the other, matched by layer name. None: no values. `phase`, `level`, `stages`: the state that include and
-    exclude rules are held against. `input_shapes`: shapes of inputs by blob name, where the file has none or others
-    are wanted. `allow_missing_weights`, `allow_unused_weights`: let layers without weights, or weights without a
-    layer, pass.
+    - `prototxt`: a text definition, or a caffemodel, which carries its own (then `weights` is not needed; see below).
+    - `weights`: one weight file or several (.caffemodel, or .caffemodel.h5, told apart by their content), loaded one
+      after the other, matched by layer name. None: no values.
+    - `phase`, `level`, `stages`: the state that include and exclude rules are held against.
+    - `input_shapes`: shapes of inputs by blob name, where the file has none or others are wanted.
+    - `allow_missing_weights`: layers the files have nothing for keep no values, instead of an error.
+    - `refuse_unused_weights`: weights that no layer takes are an error. Caffe passes over them; the net's notes say so.
 
     A caffemodel holds the net that was saved, usually the one that was trained: its state rules have already been
     applied and are not applied again, and its layers' saved phase gives way to `phase`. Its data layers become inputs.
@@ -91,7 +92,7 @@ def load(
             _stored(path),
             file=path.name,
             allow_missing=allow_missing_weights or position + 1 < len(files),
-            allow_unused=allow_unused_weights or path == definition,
+            refuse_unused=refuse_unused_weights and path != definition,
             hdf5=hdf5.is_hdf5(path),
         )
         net = replace(net, sources=(*net.sources, Source("weights", path)))

@@ -204,7 +204,8 @@ class Net:
                 if data.shape != weight.shape:
                     problems.add(
                         WeightsError,
-                        f"learned blob {i} has shape {format_shape(weight.shape)}, {format_shape(data.shape)} was given",
+                        f"learned blob {i} has shape {format_shape(weight.shape)}, "
+                        f"{format_shape(data.shape)} was given",
                         layer=name,
                     )
                     continue
@@ -214,7 +215,8 @@ class Net:
                 if first is not data and not np.array_equal(first, data, equal_nan=True):
                     problems.add(
                         WeightsError,
-                        f"learned blob {i} is shared as {weight.name!r}, and another layer is given other values for it",
+                        f"learned blob {i} is shared as {weight.name!r}, and another layer is given "
+                        "other values for it",
                         layer=name,
                     )
         problems.raise_if_any()
@@ -224,7 +226,7 @@ class Net:
         return net
 
     def with_values(self, values: Mapping[int, npt.NDArray[np.floating[Any]]]) -> Net:
-        """A net with other values of some learned blobs, by `id` of the Weight that owns them; read-only, not copied."""
+        """A net with other values of some learned blobs, by `id` of the Weight that owns them; they are not copied."""
         renewed = {id(weight): replace(weight, data=values.get(id(weight), weight.data)) for weight in self.weights()}
         return replace(self, layers=tuple(_with_weights(layer, renewed) for layer in self.layers))
 

@@ -32,7 +32,7 @@ class ModelFiles:
         phase: str = "TEST",
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         allow_missing_weights: bool = False,
-        allow_unused_weights: bool = False,
+        refuse_unused_weights: bool = False,
     ) -> Net:
         """The net. See `caffe_port.loading.load`."""
         return load(
@@ -41,7 +41,7 @@ class ModelFiles:
             phase=phase,
             input_shapes=input_shapes,
             allow_missing_weights=allow_missing_weights,
-            allow_unused_weights=allow_unused_weights,
+            refuse_unused_weights=refuse_unused_weights,
         )
 
     def recordings(self) -> list[Path]:

@@ -167,7 +167,13 @@ def verify(
     return Reference.make(net, recording, inputs).compare(chosen)
 
 
-def verify_isolated(net: Net, recording: Recording, backend: str | Backend = "numpy") -> ParityReport:
+def verify_isolated(
+    net: Net,
+    recording: Recording,
+    backend: str | Backend = "numpy",
+    *,
+    inputs: Mapping[str, Array] | None = None,
+) -> ParityReport:
     """Compares each layer by itself, run on its *recorded* inputs, wherever all of them were recorded in full.
 
     Noise of earlier layers cannot reach it, so the bound is much tighter. Layers whose inputs were only sampled are
@@ -175,8 +181,9 @@ def verify_isolated(net: Net, recording: Recording, backend: str | Backend = "nu
     """
     chosen = make_backend(backend) if isinstance(backend, str) else backend
     recorded, missing, extra = _matched(net, recording)
+    known_inputs = {**(inputs or {}), **recording.inputs}
     values: dict[Blob, Array] = {
-        blob: recording.inputs[blob.name] for blob in net.input_blobs if blob.name in recording.inputs
+        blob: np.asarray(known_inputs[blob.name], np.float32) for blob in net.input_blobs if blob.name in known_inputs
     }
     comparisons: list[BlobComparison] = []
     for layer in net.layers:
@@ -188,12 +195,12 @@ def verify_isolated(net: Net, recording: Recording, backend: str | Backend = "nu
         entries = [recorded.get((layer.index, j)) for j in range(len(layer.tops))]
         if known and layer.bottoms and all(entry is not None for entry in entries):
             alone = _alone(layer)
-            inputs = {
+            own_inputs = {
                 top.name: values[bottom.origin].reshape(bottom.shape)
                 for top, bottom in zip(alone.input_blobs, dict.fromkeys(layer.bottoms), strict=True)
             }
             entries_alone = {(1, j): entry for j, entry in enumerate(entries) if entry is not None}
-            reference = Reference._of(alone, inputs, recording.source, entries_alone, (), ())
+            reference = Reference._of(alone, own_inputs, recording.source, entries_alone, (), ())
             report = reference.compare(chosen)
             comparisons += [replace(result, index=layer.index) for result in report.comparisons]
         for top, entry in zip(layer.tops, entries, strict=True):

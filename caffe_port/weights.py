@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from caffe_port.errors import Problems, WeightsError
+from caffe_port.errors import Problem, Problems, WeightsError
 from caffe_port.net import Layer, Net, Weight
 from caffe_port.shapes import Shape, count, format_shape
 
@@ -50,7 +51,7 @@ def assign(
     *,
     file: str,
     allow_missing: bool = False,
-    allow_unused: bool = False,
+    refuse_unused: bool = False,
     hdf5: bool = False,
 ) -> Net:
     """`net` with the learned blobs of a weight file.
@@ -59,17 +60,19 @@ def assign(
     may be left out where the net's is shared. Values are not copied: `Weight.data` views the file's array. Where
     layers share a blob, what the file has last for any of them is it, as in Caffe.
     `allow_missing`: layers the file has nothing for keep what they have (Caffe: their fillers).
-    `allow_unused`: learned blobs of the file that no layer of the net takes are passed over, as Caffe does.
+    Learned blobs of the file that no layer of the net takes are passed over, as Caffe does, and named in the net's
+    notes; `refuse_unused` makes them an error, and a file with nothing for this net always is one.
     Raises: WeightsError listing all that does not fit: number of blobs, shapes, missing and unused ones.
     """
     own = {layer.name for layer in net.layers if layer.weights}
     theirs = {name for name, _, blobs in stored if blobs}
-    if own and theirs and not own & theirs and not (allow_missing and allow_unused):
+    if own and theirs and not own & theirs and not allow_missing:
         raise WeightsError(
             f"{file} holds the weights of another net: none of its {len(theirs)} layers with weights "
             f"({_some(theirs)}) is among the {len(own)} of net {net.name!r} ({_some(own)})"
         )
     problems = Problems()
+    unused: list[Problem] = []
     values: dict[int, Array] = {}
     targets: dict[str, Layer] = {}
     for layer in reversed(net.layers) if not hdf5 else net.layers:
@@ -78,13 +81,9 @@ def assign(
     for name, type_name, blobs in stored:
         target = targets.get(name)
         if target is None:
-            if blobs and not allow_unused:
-                problems.add(
-                    WeightsError,
-                    f"{file} has {len(blobs)} learned blobs for it, and no layer of the net has this name",
-                    layer=name,
-                    hint="wrong weight file? --allow-unused-weights (allow_unused=True) passes over them as Caffe does",
-                )
+            if blobs:
+                text = f"{file} has {len(blobs)} learned blobs for it, and no layer of the net has this name"
+                unused.append(Problem(WeightsError, text, name))
             continue
         if blobs:
             given.add(target.index)
@@ -99,13 +98,17 @@ def assign(
                 which = "a later" if hdf5 else "an earlier"
                 problems.add(
                     WeightsError,
-                    f"{file} has no weights for it ({', '.join(format_shape(weight.shape) for weight in missing)} needed)",
+                    f"{file} has no weights for it "
+                    f"({', '.join(format_shape(weight.shape) for weight in missing)} needed)",
                     layer=layer.name,
                     location=layer.location,
                     hint=f"{which} layer of this name takes them" if namesake else "wrong weight file?",
                 )
+    if problems or refuse_unused:
+        # Among other problems they are likely part of the same story, a renamed layer say.
+        problems.found.extend(unused)
     problems.raise_if_any()
-    return net.with_values(values)
+    return replace(net.with_values(values), notes=(*net.notes, *unused))
 
 
 def assign_inline(net: Net, blobs_of: Mapping[int, Sequence[BlobData]], *, file: str) -> Net:
@@ -156,7 +159,8 @@ def _fitted(
             if weight.owner is None:
                 problems.add(
                     WeightsError,
-                    f"{file} has no learned blob {i} ({format_shape(weight.shape)}) for it, which no other layer shares",
+                    f"{file} has no learned blob {i} ({format_shape(weight.shape)}) for it, "
+                    "which no other layer shares",
                     layer=layer.name,
                     location=layer.location,
                 )
@@ -164,7 +168,8 @@ def _fitted(
             layout = " (num, channels, height, width)" if blob.legacy else ""
             problems.add(
                 WeightsError,
-                f"learned blob {i} is {format_shape(weight.shape)} in the net, {format_shape(blob.shape)}{layout} in {file}",
+                f"learned blob {i} is {format_shape(weight.shape)} in the net, "
+                f"{format_shape(blob.shape)}{layout} in {file}",
                 layer=layer.name,
                 location=layer.location,
             )

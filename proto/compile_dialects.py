@@ -17,6 +17,69 @@ __all__ = ["main", "make_overlay"]
 
 DATA = Path(__file__).with_name("dialects.json")
 
+# Fields in public nets whose fork's schema is not among the facts: named as the nets use them, typed as their values are.
+# Defaults and numbers are not known.
+_SEEN: dict[str, dict[str, dict[str, str]]] = {
+    "soeaver/caffe-model": {
+        "PoolingParameter": {"ceil_mode": "bool"},
+        "InterpParameter": {"use_blob_size": "bool"},
+    },
+    "TimoSaemann/ENet": {"DenseImageDataParameter": {"label_divide_factor": "int32"}},
+    "ZheC/Realtime_Multi-Person_Pose_Estimation": {
+        "LayerParameter": {"cpm_transform_param": "CPMTransformationParameter"},
+        "CPMTransformationParameter": {
+            **dict.fromkeys(("stride", "crop_size_x", "crop_size_y", "num_parts", "np_in_lmdb"), "int32"),
+            **dict.fromkeys(("max_rotate_degree", "scale_prob", "scale_min", "scale_max"), "float"),
+            **dict.fromkeys(("target_dist", "center_perterb_max"), "float"),
+            **dict.fromkeys(("visualize", "do_clahe"), "bool"),
+        },
+    },
+    "shihenw/caffe (CPM)": {
+        "LayerParameter": {"cpmdata_param": "DataParameter"},
+        "TransformationParameter": {
+            **dict.fromkeys(("crop_size_x", "crop_size_y"), "int32"),
+            **dict.fromkeys(("max_rotate_degree", "scale_prob", "target_dist", "center_perterb_max"), "float"),
+            "do_clahe": "bool",
+        },
+    },
+    "opencv/open_model_zoo": {
+        "LayerParameter": {"ctc_decoder_param": "CTCDecoderParameter"},
+        "CTCDecoderParameter": {"ctc_merge_repeated": "bool"},
+        "PriorBoxParameter": {"width": "repeated float", "height": "repeated float"},
+        "DetectionOutputParameter": {"input_width": "int32", "input_height": "int32", "normalized": "bool"},
+    },
+    "richzhang/colorization": {
+        "LayerParameter": {"batch_normalize_bbox_param": "BatchNormalizeBBoxParameter"},
+        "BatchNormalizeBBoxParameter": {},
+    },
+    "torrvision/crfasrnn (V1)": {
+        "LayerParameter": {"multi_stage_meanfield_param": "MultiStageMeanfieldParameter"},
+        "V1LayerParameter": {"multi_stage_meanfield_param": "MultiStageMeanfieldParameter"},
+        "V1LayerParameter.LayerType": {"MULTI_STAGE_MEANFIELD": ""},
+    },
+    "yihui-he/channel-pruning": {
+        "ImageDataParameter": {"new_dim": "int32", "bicubic": "bool"},
+        "LayerParameter": {"filter_param": "FilterParameter"},
+        "FilterParameter": {"num_output": "int32"},
+    },
+    "cwlacewe/netscope": {
+        "LayerParameter": {"evaluation_method": "EvaluationMethod"},
+        "EvaluationMethod": dict.fromkeys(("QCONV", "QWINOGRAD", "REDUCED_LOWERING"), ""),
+        "ConvolutionParameter": {
+            **dict.fromkeys(("is_relu", "is_int8_output", "reorg_input", "reorg_output", "is_eltwise_sum"), "bool"),
+            **dict.fromkeys(("eltwise_both_ints", "sparse_output"), "bool"),
+            "out_pad": "int32",
+        },
+        "PoolingParameter": {"fused_eltwise": "bool", "is_int8": "bool"},
+        "QuantizationParameter": {
+            **dict.fromkeys(("bottom_signed", "is_cast_quantization"), "bool"),
+            **dict.fromkeys(("bottom_bits", "weight_bits"), "int32"),
+            **dict.fromkeys(("bottom_range", "weight_range", "next_bottom_range"), "float"),
+        },
+    },
+}
+_SEEN_ENUMS = ("V1LayerParameter.LayerType", "EvaluationMethod")
+
 Facts = dict[str, Any]
 _Fields = dict[str, Facts]
 
@@ -48,22 +111,22 @@ def _fork_messages(upstream: Facts, diff: Facts) -> dict[str, _Fields]:
     return messages
 
 
-def _fork_enums(upstream: Facts, diff: Facts) -> dict[str, list[str]]:
-    """The value names of a fork's enums that upstream does not have."""
-    enums = {name: [value["name"] for value in values] for name, values in diff.get("enums_only", {}).items()}
-    for name, values in diff.get("enum_values_added", {}).items():
-        enums.setdefault(name, []).extend(value["name"] for value in values)
-    for name, values in diff.get("enum_values_changed", {}).items():
-        enums.setdefault(name, []).extend(value["fork"] for value in values)
+def _fork_enums(diff: Facts) -> dict[str, dict[str, int]]:
+    """The values of a fork's enums that upstream does not have, and their numbers."""
+    enums = {name: {value["name"]: value["number"] for value in own} for name, own in diff.get("enums_only", {}).items()}
+    for name, own in diff.get("enum_values_added", {}).items():
+        enums.setdefault(name, {}).update({value["name"]: value["number"] for value in own})
+    for name, own in diff.get("enum_values_changed", {}).items():
+        enums.setdefault(name, {}).update({value["fork"]: value["number"] for value in own})
     return enums
 
 
-def _as_v1(messages: dict[str, _Fields], enums: dict[str, list[str]]) -> None:
+def _as_v1(messages: dict[str, _Fields], enums: dict[str, dict[str, int]]) -> None:
     """Renames LayerParameter in a fork of before V2: it is what upstream keeps as V1LayerParameter."""
     if messages["NetParameter"]["layers"]["type_name"] != "LayerParameter":
         return
     messages["V1LayerParameter"] = messages.pop("LayerParameter")
-    enums["V1LayerParameter.LayerType"] = enums.pop("LayerParameter.LayerType", [])
+    enums["V1LayerParameter.LayerType"] = enums.pop("LayerParameter.LayerType", {})
     for fields in messages.values():
         for field in fields.values():
             for old in ("LayerParameter", "LayerParameter.LayerType"):
@@ -96,6 +159,19 @@ def _merged(where: str, kinds: list[Facts], messages: dict[str, set[str]], confl
     return [label, chosen, default]
 
 
+def _numbered(values: dict[str, tuple[set[int], list[int]]], extends: bool) -> Facts:
+    """The values of an enum as [number, forks]; the number only where all forks agree on it and upstream has no say."""
+    users: dict[int, set[str]] = {}
+    for name, (numbers, _) in values.items():
+        for number in numbers:
+            users.setdefault(number, set()).add(name)
+    told = {}
+    for name, (numbers, forks) in sorted(values.items(), key=lambda entry: (min(entry[1][0], default=0), entry[0])):
+        agreed = not extends and len(numbers) == 1 and len(users[min(numbers)]) == 1
+        told[name] = [min(numbers) if agreed else None, forks]
+    return told
+
+
 def make_overlay(facts: Facts) -> Facts:
     """The overlay: dialects; enums and messages with what they have beyond upstream; numbers; conflicts."""
     upstream = facts["upstream"]
@@ -107,12 +183,12 @@ def make_overlay(facts: Facts) -> Facts:
     order = sorted(names.values(), key=lambda own: own[0] in _TOOLS)
     dialects = []
     found: dict[str, dict[str, list[tuple[int, Facts]]]] = {}
-    values: dict[str, dict[str, list[int]]] = {}
+    values: dict[str, dict[str, tuple[set[int], list[int]]]] = {}
     renumbered: dict[str, dict[str, dict[int, list[int]]]] = {}
     for own in order:
         fork = facts["forks"][own[0]]
         messages = _fork_messages(upstream, fork["diff_vs_upstream"])
-        enums = _fork_enums(upstream, fork["diff_vs_upstream"])
+        enums = _fork_enums(fork["diff_vs_upstream"])
         _as_v1(messages, enums)
         index = len(dialects)
         different = False
@@ -128,14 +204,28 @@ def make_overlay(facts: Facts) -> Facts:
             if name not in known:
                 found.setdefault(name, {})
         for name, own_values in enums.items():
-            for value in own_values:
+            for value, number in own_values.items():
                 if value not in known_values.get(name, ()):
-                    values.setdefault(name, {}).setdefault(value, []).append(index)
+                    numbers_of, forks = values.setdefault(name, {}).setdefault(value, (set(), []))
+                    numbers_of.add(number)
+                    forks.append(index)
                     different = True
         if different:
             dialects.append({"name": ", ".join(own), "repository": fork["repo"], "commit": fork["commit_date"]})
             if own[0] in _TOOLS:
                 dialects[-1]["tool"] = True
+    for repository, parts in _SEEN.items():
+        for name, fields in parts.items():
+            for field_name, kind in fields.items():
+                if name in _SEEN_ENUMS:
+                    values.setdefault(name, {}).setdefault(field_name, (set(), []))[1].append(len(dialects))
+                    continue
+                label, _, type_name = kind.rpartition(" ")
+                field = {"label": label or "optional", "type": type_name, "number": None}
+                found.setdefault(name, {}).setdefault(field_name, []).append((len(dialects), field))
+            if name not in known and name not in _SEEN_ENUMS:
+                found.setdefault(name, {})
+        dialects.append({"name": repository, "repository": repository.partition(" ")[0], "seen": True})
     # What a V1 layer has beyond upstream, the upgrade carries over to V2 under the same name.
     for name, entries in found["V1LayerParameter"].items():
         beside = found["LayerParameter"].setdefault(name, [])
@@ -152,14 +242,14 @@ def make_overlay(facts: Facts) -> Facts:
             kinds = [field for _, field in entries]
             numbers = {}
             for index, field in entries:
-                numbers.setdefault(field["number"], []).append(index)
+                numbers.setdefault(field["number"] or 0, []).append(index)
             merged[name][field_name] = [
                 *_merged(f"{name}.{field_name}", kinds, fields_of, conflicts),
                 dict(sorted(numbers.items())),
             ]
     return {
         "dialects": dialects,
-        "enums": {name: dict(sorted(own.items())) for name, own in sorted(values.items())},
+        "enums": {name: _numbered(own, name in known_values) for name, own in sorted(values.items())},
         "messages": merged,
         "renumbered": {name: dict(sorted(own.items())) for name, own in sorted(renumbered.items())},
         "conflicts": sorted(conflicts),

@@ -83,8 +83,8 @@ def _union_file() -> Any:
             holder = file.message_type.add(name=f"Enum_{name.replace('.', '_')}")
             enum = holder.enum_type.add(name="Values")
             full_names[name] = f".{PACKAGE}.{holder.name}.Values"
-        for number, value in enumerate(values, FIRST_NUMBER):
-            enum.value.add(name=value, number=number)
+        for number, (value, (written, _)) in enumerate(values.items(), FIRST_NUMBER):
+            enum.value.add(name=value, number=number if written is None else written)
     for name in overlay["messages"]:
         if name not in messages:
             messages[name] = file.message_type.add(name=name.replace(".", "_"))
@@ -147,18 +147,14 @@ def _of_field(message: str, field: str) -> list[int]:
 
 
 def _of_value(field: FieldDescriptor, number: int) -> tuple[str, list[int]]:
-    """The name of an enum's value, and the forks that have it; none for one of upstream."""
+    """The name of an enum's value, and the forks that have it, if it is not upstream's (the enum itself always is)."""
     enum = cast("Any", field.enum_type)
     name = enum.values_by_number[number].name
     if number < FIRST_NUMBER:
         return name, []
-    known = _overlay()["enums"]
     holder = enum.containing_type
     own = f"{holder.name}.{enum.name}" if holder is not None else enum.name
-    if own in known:
-        return name, known[own][name]
-    own = next(key for key in known if f"Enum_{key.replace('.', '_')}" == holder.name)
-    return name, known[own][name]
+    return name, _overlay()["enums"][own][name][1]
 
 
 _Tell = tuple[str, list[int]]
@@ -202,7 +198,7 @@ def forks_of_type(layer_type: str) -> str:
     overlay = _overlay()
     values = overlay["enums"]["V1LayerParameter.LayerType"].get(layer_type)
     if values:
-        return named(values)
+        return named(values[1])
     upstream = schema.message_names()
     for name in (f"{layer_type}Parameter", f"{layer_type.removesuffix('Layer')}Parameter"):
         if name in overlay["messages"] and name not in upstream:
@@ -231,11 +227,22 @@ def foreign_fields(message: Any, path: str = "") -> Iterator[tuple[str, str, int
                 yield from foreign_fields(inner, f"{path}.{field.name}" if path else field.name)
 
 
+@cache
+def _sizes() -> dict[int, int]:
+    """How much each dialect adds to upstream: the number of its fields."""
+    sizes = dict.fromkeys(range(len(_dialects())), 0)
+    for name, fields in _overlay()["messages"].items():
+        for field in fields:
+            for index in _of_field(name, field):
+                sizes[index] += 1
+    return sizes
+
+
 def detect(message: Any) -> tuple[Dialect, ...]:
     """The dialects a message is written in, each with the fields that told so; none for what upstream reads.
 
-    As few as have everything the message uses: first the one that has most of it; a fork goes before a tool that
-    merely reads many. What is common to several forks names but one of them.
+    As few as have everything the message uses: first the one that has most of it, and among equals the one that adds
+    least to upstream. So what is common to several forks names but one of them, most likely where it comes from.
     """
     if not is_union(message):
         return ()
@@ -243,9 +250,9 @@ def detect(message: Any) -> tuple[Dialect, ...]:
     for path, forks in _walk(message, ""):
         left.setdefault(_short(path), set()).update(forks)
     chosen: list[Dialect] = []
-    count = len(_dialects())
+    sizes = _sizes()
     while left:
-        best = max(range(count), key=lambda index: (sum(index in forks for forks in left.values()), -index))
+        best = max(sizes, key=lambda index: (sum(index in forks for forks in left.values()), -sizes[index]))
         told = tuple(path for path, forks in left.items() if best in forks)
         if not told:
             break

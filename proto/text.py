@@ -464,7 +464,9 @@ class _Parser:
         near = _nearest(word, names)
         hint = f"did you mean {near!r}? " if near else ""
         found_word = self.quoted(at) if self.kinds[at] == _END else _quote(word)
-        self.refuse(at, f"unknown value {found_word} for {spec.name!r}", f"{hint}valid are {', '.join(names)}")
+        # Those of forks are found by their likeness alone; there are too many of them to list.
+        valid = [name for name, number in names.items() if number < dialects.FIRST_NUMBER]
+        self.refuse(at, f"unknown value {found_word} for {spec.name!r}", f"{hint}valid are {', '.join(valid)}")
 
     def string(self, spec: _Field) -> str:
         at = self.at

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import unknown_fields
 
 from caffe_port.errors import GraphError, Location, Problem, Problems, PrototxtError
-from caffe_port.proto import schema
+from caffe_port.proto import dialects, schema
 from caffe_port.proto.schema import Message
 from caffe_port.proto.text import SourceMap
 from caffe_port.proto.wire import BlobData
@@ -327,7 +327,7 @@ class _Upgrade:
             if name in _V0_COPIED:
                 _assign(new, name, value)
                 continue
-            places = _V0_FIELDS[name]
+            places = _V0_FIELDS.get(name, {})
             place = places.get(v0_type) or places.get("")
             if place is None:
                 message = f"{name!r} means nothing to the V0 type {v0_type!r}; it is ignored, as by Caffe"
@@ -382,7 +382,9 @@ class _Upgrade:
     def v1_layer(self, old: Any, new: Any, path: SourcePath) -> None:
         unknown = _unknown(old)
         if old.HasField("type"):
-            new.type = _V1_TYPES[_enum_name(old, "type")]
+            name = _enum_name(old, "type")
+            # A fork's type keeps its V1 name: what the fork called it in V2 no schema tells.
+            new.type = _V1_TYPES.get(name, name)
         else:
             # A closed enum: protobuf puts a number that it does not know aside.
             types = [value for number, value in unknown if number == 5]
@@ -394,7 +396,7 @@ class _Upgrade:
             self.warn(f"unknown fields {numbers}, maybe a fork's, are dropped", path, old.name)
         for spec, value in old.ListFields():
             name = spec.name
-            if name in _V1_COPIED or name.endswith("_param"):
+            if name in _V1_COPIED or name.endswith("_param") or spec.number >= dialects.FIRST_NUMBER:
                 _assign(new, name, value)
             elif name in _V1_MERGED:
                 for index, one in enumerate(value):

@@ -29,8 +29,18 @@ from caffe_port.proto import schema
 from caffe_port.proto.files import replacing
 from caffe_port.proto.schema import Message
 
-__all__ = ["MAX_AXES", "MAX_COUNT", "BlobData", "WeightFile", "looks_binary", "read", "read_blob",
-           "read_with_blobs", "write", "write_blob"]
+__all__ = [
+    "MAX_AXES",
+    "MAX_COUNT",
+    "BlobData",
+    "WeightFile",
+    "looks_binary",
+    "read",
+    "read_blob",
+    "read_with_blobs",
+    "write",
+    "write_blob",
+]
 
 MAX_COUNT = 2**31 - 1
 """Caffe counts the elements of a blob in an int, and refuses more; protobuf's C++ refuses files of more bytes."""

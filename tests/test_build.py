@@ -71,7 +71,7 @@ def test_layer_by_name_is_the_last_of_that_name() -> None:
 
 
 def test_in_place_behind_flatten_changes_the_other_name_too() -> None:
-    """b = flatten(a), then b is clipped at 0 in place. Caffe's a is the same memory: c = 10 * a reads the clipped one."""
+    """b = flatten(a), clipped at 0 in place. Caffe's a is the same memory, so c = 10 * a reads clipped values."""
     net = built(
         one_input(2, 2, 3)
         + power("a", "x", "a", shift=1)
@@ -140,7 +140,7 @@ def test_an_output_of_another_shape_whose_memory_is_overwritten() -> None:
 
 
 def test_a_split_of_an_overwritten_blob() -> None:
-    """q, after f (its memory, flat) was clipped in place, is split by a Split layer of the file: q's shape, f's values."""
+    """q, after f (its memory, flat) was clipped in place, is split by the file's own Split: q's shape, f's values."""
     net = built(
         one_input(2, 3, 2)
         + power("a", "x", "a", scale=3)
@@ -444,7 +444,7 @@ def test_in_place_is_by_position() -> None:
 
 
 def test_a_blob_used_before_its_layer_in_place_says_why() -> None:
-    with pytest.raises(GraphError, match="top 'x' is already made.*Caffe splits it"):
+    with pytest.raises(GraphError, match=r"top 'x' is already made.*Caffe splits it"):
         built(one_input(2) + power("a", "x", "y") + layer("r", "ReLU", "x", "x"))
 
 
@@ -646,7 +646,7 @@ def test_placed_layers_may_come_from_a_program() -> None:
     layers = [PlacedLayer(entry.message, None, entry.source_index) for entry in placed(CONV_NET)]
     net, origin = build.build(layers, name="here")
     assert net.name == "here" and origin == [0, 1, 2, 3, 4, 5] and net.layers[0].location is None
-    with pytest.raises(UnsupportedLayer, match="^layer 'a': unknown"):
+    with pytest.raises(UnsupportedLayer, match=r"^layer 'a': unknown"):
         build.build([PlacedLayer(placed(layer("a", "Xyzzy"))[0].message, None, 0)])
 
 

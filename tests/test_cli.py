@@ -405,7 +405,7 @@ def test_convert_a_net_without_weights(model: tuple[str, str], tmp_path: Path, c
 def recorded(
     net: Net, inputs: dict[str, Any], change: Callable[[str, Any], Any] = lambda layer, value: value
 ) -> Recording:
-    """A recording of what our own float32 run gives, with changes: it shows what verify does, not that the net is right."""
+    """A recording of our own float32 run, with changes: it shows what verify does, not that the net is right."""
     layers = []
     for layer, tops in run_layers(net, inputs):
         if layer.definition.is_input or layer.type == "Split":
@@ -484,7 +484,7 @@ def test_verify_without_a_recording(model: tuple[str, str], capsys: Capture) -> 
 
 
 def test_verify_each_layer_by_itself(model: tuple[str, str], good: Path, bad: Path, capsys: Capture) -> None:
-    """data, pool1 and fc are recorded in full (conv1 is not, of more than 256 values), so conv1, fc and prob can be run."""
+    """data, pool1 and fc are recorded in full (conv1, of more than 256 values, is not): conv1, fc and prob are run."""
     arguments = ["verify", *model, "--backend", "numpy", "--isolated", "--recording"]
     assert cli.main([*arguments, str(good)]) == 0
     assert "3 blobs agree" in capsys.readouterr().out
@@ -622,14 +622,18 @@ def test_weights_of_another_net(model: tuple[str, str], tmp_path: Path, capsys: 
     assert not (tmp_path / "out").exists()
 
 
-def test_allowing_missing_and_unused_weights(model: tuple[str, str], tmp_path: Path, capsys: Capture) -> None:
+def test_missing_and_unused_weights(model: tuple[str, str], tmp_path: Path, capsys: Capture) -> None:
     other = CONV_NET.replace('"conv1" type', '"conv9" type')
     weights = write_caffemodel(tmp_path / "other.caffemodel", other, weights_of(built(other)))
+    assert cli.main(["inspect", model[0], str(weights)]) == 2
+    report = capsys.readouterr().err
+    assert "layer 'conv1': other.caffemodel has no weights for it" in report
+    assert "layer 'conv9': other.caffemodel has 2 learned blobs for it" in report
     assert "no layer of the net has this name" in failure(
-        capsys, "inspect", model[0], weights, "--allow-missing-weights"
+        capsys, "inspect", model[0], weights, "--allow-missing-weights", "--refuse-unused-weights"
     )
-    assert "has no weights for it" in failure(capsys, "inspect", model[0], weights, "--allow-unused-weights")
-    assert cli.main(["inspect", model[0], str(weights), "--allow-missing-weights", "--allow-unused-weights"]) == 0
+    assert cli.main(["inspect", model[0], str(weights), "--allow-missing-weights"]) == 0
+    assert "note: layer 'conv9': other.caffemodel has 2 learned blobs for it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The ONNX model: valid, of any batch where the net allows it, names kept, and nothing in it that does not belong there."""
+"""The ONNX model: valid, of any batch where the net allows it, with the blobs' names, and nothing foreign in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ NETS = {
     "branches": one_input(2, 4, 6, 9)
     + """
 layer { name: "left" type: "Convolution" bottom: "x" top: "left" convolution_param { num_output: 3 kernel_size: 1 } }
-layer { name: "right" type: "Pooling" bottom: "x" top: "right" pooling_param { pool: AVE kernel_size: 3 stride: 1 pad: 1 } }
+layer { name: "right" type: "Pooling" bottom: "x" top: "right"
+        pooling_param { pool: AVE kernel_size: 3 stride: 1 pad: 1 } }
 layer { name: "bn" type: "BatchNorm" bottom: "left" top: "left" }
 layer { name: "scale" type: "Scale" bottom: "left" top: "left" scale_param { bias_term: true } }
 layer { name: "join" type: "Concat" bottom: "left" bottom: "right" top: "join" }
@@ -35,7 +36,8 @@ layer { name: "power" type: "Power" bottom: "sum" top: "power" power_param { pow
     "flat": one_input(2, 3, 4, 5)
     + """
 layer { name: "flat" type: "Flatten" bottom: "x" top: "flat" }
-layer { name: "back" type: "Reshape" bottom: "flat" top: "back" reshape_param { shape { dim: 0 dim: 5 dim: -1 dim: 3 } } }
+layer { name: "back" type: "Reshape" bottom: "flat" top: "back"
+        reshape_param { shape { dim: 0 dim: 5 dim: -1 dim: 3 } } }
 layer { name: "drop" type: "Dropout" bottom: "back" top: "back" }
 layer { name: "tail" type: "Reshape" bottom: "back" top: "tail" reshape_param { shape { dim: -1 dim: 6 } } }
 """,

@@ -23,7 +23,7 @@ def definition_of(name: str) -> type[LayerDef]:
 
 
 def test_there_are_types() -> None:
-    assert len(TYPES) > 30 and TYPES == sorted(TYPES)
+    assert len(TYPES) > 30 and sorted(TYPES) == TYPES
     assert {"Input", "Convolution", "Pooling", "LRN", "InnerProduct", "ReLU", "Softmax", "BatchNorm", "Split"} <= set(
         TYPES
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from typing import Any
 
@@ -21,7 +22,7 @@ def chain(length: int, size: int) -> str:
     names = ["x", *(f"p{i}" for i in range(length))]
     return one_input(size) + "".join(
         f'layer {{ name: "{top}" type: "Power" bottom: "{bottom}" top: "{top}" power_param {{ shift: 1 }} }}\n'
-        for bottom, top in zip(names, names[1:], strict=False)
+        for bottom, top in itertools.pairwise(names)
     )
 
 
@@ -53,7 +54,7 @@ def test_unknown_output() -> None:
 
 @pytest.mark.parametrize("keep_all", [False, True])
 def test_memory_is_bounded_by_what_is_still_needed(monkeypatch: pytest.MonkeyPatch, keep_all: bool) -> None:
-    """Of a chain of 12 layers, at most 3 tops live at a time: the one read, the one made, and the one just passed on."""
+    """Of a chain of 12 layers, at most 3 tops live at a time: the one read, the one made, and the one passed on."""
     living: set[int] = set()
     most = 0
     forward = Power.forward

@@ -107,10 +107,12 @@ def test_float64_values_stay_float64(tmp_path: Path) -> None:
 
 def test_wrong_number_of_blobs(tmp_path: Path) -> None:
     definition, weights = files(tmp_path, FC, {"fc": [WEIGHT]})
-    with pytest.raises(WeightsError, match="layer 'fc': InnerProduct has 2 learned blobs, net.caffemodel has 1 for it"):
+    with pytest.raises(
+        WeightsError, match=r"layer 'fc': InnerProduct has 2 learned blobs, net.caffemodel has 1 for it"
+    ):
         cp.load(definition, weights)
-    with pytest.raises(WeightsError, match="has 2 learned blobs, net.caffemodel has 1"):
-        cp.load(definition, weights, allow_missing_weights=True, allow_unused_weights=True)
+    with pytest.raises(WeightsError, match=r"has 2 learned blobs, net.caffemodel has 1"):
+        cp.load(definition, weights, allow_missing_weights=True)
 
 
 def test_a_layer_without_learned_blobs_takes_none(tmp_path: Path) -> None:
@@ -122,26 +124,40 @@ def test_a_layer_without_learned_blobs_takes_none(tmp_path: Path) -> None:
         cp.load(definition, weights)
 
 
+SECOND = 'layer { name: "fc2" type: "InnerProduct" bottom: "y" top: "z" inner_product_param { num_output: 4 } }'
+
+
 def test_missing_and_unused_layers_in_one_report(tmp_path: Path) -> None:
-    other = FC.replace('"fc"', '"other"')
-    definition, weights = files(tmp_path, FC, {"other": [WEIGHT, BIAS]}, saved=other)
+    """The file has fc and other, the net fc and fc2."""
+    other = FC + SECOND.replace('"fc2"', '"other"')
+    values = {"fc": [WEIGHT, BIAS], "other": [np.ones((4, 5)), np.ones(4)]}
+    definition, weights = files(tmp_path, FC + SECOND, values, saved=other)
     with pytest.raises(WeightsError) as caught:
         cp.load(definition, weights)
     report = str(caught.value)
     assert report.startswith("2 problems:")
     assert "layer 'other': net.caffemodel has 2 learned blobs for it, and no layer of the net has this name" in report
-    assert "layer 'fc': net.caffemodel has no weights for it (5x3, 5 needed)" in report
-    assert f"{definition}:2:1: " in report
+    assert "layer 'fc2': net.caffemodel has no weights for it (4x5, 4 needed)" in report
 
 
-def test_allowing_missing_and_unused_layers(tmp_path: Path) -> None:
+def test_unused_weights_are_passed_over_and_noted(tmp_path: Path) -> None:
+    """As Caffe does; a strict caller refuses them."""
+    other = FC + SECOND.replace('"fc2"', '"other"')
+    values = {"fc": [WEIGHT, BIAS], "other": [np.ones((4, 5)), np.ones(4)]}
+    definition, weights = files(tmp_path, FC, values, saved=other)
+    net = cp.load(definition, weights)
+    assert [note.layer for note in net.notes] == ["other"]
+    assert not net.missing_weights()
+    with pytest.raises(WeightsError, match="layer 'other': .* no layer of the net has this name"):
+        cp.load(definition, weights, refuse_unused_weights=True)
+
+
+def test_the_weights_of_another_net_are_one_clear_line(tmp_path: Path) -> None:
     other = FC.replace('"fc"', '"other"')
     definition, weights = files(tmp_path, FC, {"other": [WEIGHT, BIAS]}, saved=other)
-    with pytest.raises(WeightsError, match="has no weights for it"):
-        cp.load(definition, weights, allow_unused_weights=True)
-    with pytest.raises(WeightsError, match="no layer of the net has this name"):
-        cp.load(definition, weights, allow_missing_weights=True)
-    net = cp.load(definition, weights, allow_missing_weights=True, allow_unused_weights=True)
+    with pytest.raises(WeightsError, match=r"holds the weights of another net: none of its 1 layers .*\(other\)"):
+        cp.load(definition, weights)
+    net = cp.load(definition, weights, allow_missing_weights=True)
     assert len(net.missing_weights()) == 2
     with pytest.raises(WeightsError, match="layer 'fc': learned blob 0 of shape 5x3 has no values"):
         cp.run(net, {"x": np.zeros((2, 3))})
@@ -251,16 +267,18 @@ def test_files_are_loaded_one_after_the_other(tmp_path: Path) -> None:
         ("weights", "3.caffemodel"),
     ]
     assert np.array_equal(data(cp.load(definition, [both, conv]), "conv1"), values["conv1"][0])
-    with pytest.raises(WeightsError, match="layer 'fc': 1.caffemodel has no weights for it"):
+    with pytest.raises(WeightsError, match=r"layer 'fc': 1.caffemodel has no weights for it"):
         cp.load(definition, [conv])
-    with pytest.raises(WeightsError, match="layer 'conv1': 3.caffemodel has no weights for it"):
+    with pytest.raises(WeightsError, match=r"layer 'conv1': 3.caffemodel has no weights for it"):
         cp.load(definition, [fc, fc])
 
 
 def test_a_layer_that_the_file_has_without_blobs_does_not_fit(tmp_path: Path) -> None:
     """Caffe compares the numbers of blobs, 0 too."""
     definition, weights = files(tmp_path, FC, {})
-    with pytest.raises(WeightsError, match="layer 'fc': InnerProduct has 2 learned blobs, net.caffemodel has 0 for it"):
+    with pytest.raises(
+        WeightsError, match=r"layer 'fc': InnerProduct has 2 learned blobs, net.caffemodel has 0 for it"
+    ):
         cp.load(definition, weights, allow_missing_weights=True)
 
 
@@ -316,15 +334,15 @@ def test_a_caffemodel_with_another_files_weights(tmp_path: Path) -> None:
 
 def test_prototxt_and_weights_the_wrong_way_round(tmp_path: Path) -> None:
     definition, weights = files(tmp_path, FC, {"fc": [WEIGHT, BIAS]})
-    with pytest.raises(WeightsError, match="net.prototxt: this is no caffemodel but text; the prototxt comes first"):
+    with pytest.raises(WeightsError, match=r"net.prototxt: this is no caffemodel but text; the prototxt comes first"):
         cp.load(weights, definition)
 
 
 def test_missing_files(tmp_path: Path) -> None:
     definition, weights = files(tmp_path, FC, {"fc": [WEIGHT, BIAS]})
-    with pytest.raises(CaffePortError, match="nowhere.prototxt"):
+    with pytest.raises(CaffePortError, match=r"nowhere.prototxt"):
         cp.load(tmp_path / "nowhere.prototxt", weights)
-    with pytest.raises(CaffePortError, match="nowhere.caffemodel"):
+    with pytest.raises(CaffePortError, match=r"nowhere.caffemodel"):
         cp.load(definition, tmp_path / "nowhere.caffemodel")
     with pytest.raises(GraphError, match="phase must be TRAIN or TEST, not 'test'"):
         cp.load(definition, phase="test")

@@ -74,9 +74,8 @@ class Mean:
             values = _read_npy(name)
         else:
             blob = wire.read_blob(path)
-            shape = tuple(max(dim, 1) for dim in blob.shape) if blob.legacy and blob.data.size else blob.shape
             # A view of the file would change with it; a mean is small.
-            values = blob.data.reshape(shape).copy()
+            values = blob.data.reshape(blob.shape).copy()
         try:
             return cls(values)
         except ShapeError as error:

@@ -127,7 +127,7 @@ def value_names(net: Net) -> dict[Blob, str]:
 
 
 def _hands_on(layer: Layer) -> bool:
-    """Whether the tops are the bottom's very value: not where that has another shape (a blob whose memory was overwritten)."""
+    """Whether the tops are the bottom's very value: not where its overwritten memory is a blob of another shape."""
     bottom = layer.bottoms[0] if layer.bottoms else None
     return layer.type in PASS_THROUGH and bottom is not None and bottom.shape == bottom.origin.shape
 

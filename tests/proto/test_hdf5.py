@@ -127,8 +127,7 @@ def test_of_layers_with_one_name_the_last_takes_the_weights(tmp_path: Path) -> N
 
 def test_slashes_in_names(tmp_path: Path) -> None:
     prototxt = FC.replace('"fc"', '"a/b/fc"')
-    net = loaded(tmp_path, prototxt, {"data/a/b/fc/0": WEIGHT, "data/a/b/fc/1": BIAS, "data/a/0": np.zeros(2)},
-                 allow_unused_weights=True)  # fmt: skip
+    net = loaded(tmp_path, prototxt, {"data/a/b/fc/0": WEIGHT, "data/a/b/fc/1": BIAS, "data/a/0": np.zeros(2)})
     assert np.array_equal(data(net, "a/b/fc"), WEIGHT)
     with pytest.raises(WeightsError, match=r"'a/b/fc': this name cannot be .*Caffe cannot save such a layer"):
         write_hdf5(net, tmp_path / "out.h5")

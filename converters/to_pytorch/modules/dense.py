@@ -10,7 +10,7 @@ __all__ = ["Embed", "InnerProduct"]
 
 
 class InnerProduct(nn.Module):
-    """Caffe's InnerProduct: everything from `axis` on is one vector; `transpose` stores the matrix as (K, num_output)."""
+    """Caffe's InnerProduct: all from `axis` on is one vector; `transpose` stores the matrix as (K, num_output)."""
 
     def __init__(self, weight_shape: tuple[int, ...], num_output: int, bias: bool, axis: int, transpose: bool) -> None:
         super().__init__()

@@ -1,0 +1,136 @@
+"""Reads what Caffe's solver saves besides the weights: .solverstate (a SolverState) and .solverstate.h5.
+
+Nothing here trains; this is for looking at a snapshot. Source: BVLC/caffe @ 9b89154, solvers/sgd_solver.cpp
+(SnapshotSolverStateToBinaryProto, SnapshotSolverStateToHDF5).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caffe_port.errors import WeightsError
+from caffe_port.proto import hdf5, wire
+from caffe_port.proto.wire import BlobData
+
+__all__ = ["SolverState", "is_solverstate", "read"]
+
+_ITERATION_TAG = b"\x08"
+"""A SolverState begins with its iteration, a varint; a NetParameter's field 1 is its name, a string."""
+
+_HISTORY = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SolverState:
+    """A solver's state.
+
+    iteration: how many updates were made. current_step: which of the multistep policy's steps was reached.
+    learned_net: the path of the weights saved with it, as the solver wrote it; "" for none.
+    history: one blob for each learned blob, in the net's order, shared ones once; AdaDelta and Adam add a second full set
+    behind it (the second moment).
+    """
+
+    path: Path
+    iteration: int
+    current_step: int
+    learned_net: str
+    history: tuple[BlobData, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The state for programs: shapes and magnitudes of the history, not its values."""
+        return {
+            "iteration": self.iteration,
+            "current_step": self.current_step,
+            "learned_net": self.learned_net,
+            "history": [
+                {"shape": list(blob.shape), "largest": _largest(blob.data)} for blob in self.history
+            ],
+        }  # fmt: skip
+
+    def table(self) -> Sequence[str]:
+        """The state in lines for people."""
+        lines = [
+            f"iteration     {self.iteration}",
+            f"current step  {self.current_step}",
+            f"weights       {self.learned_net or '(none)'}",
+            f"history       {len(self.history)} blobs",
+        ]
+        shapes = ["x".join(map(str, blob.shape)) or "()" for blob in self.history]
+        width = max((len(shape) for shape in shapes), default=0)
+        for index, (shape, blob) in enumerate(zip(shapes, self.history, strict=True)):
+            largest = _largest(blob.data)
+            told = "not finite" if largest is None else f"{largest:.6g}"
+            lines.append(f"  {index:3d}  {shape.ljust(width)}  largest magnitude {told}")
+        return lines
+
+
+def _largest(values: Any) -> float | None:
+    """The largest magnitude; None where a value is not finite (JSON has no word for it)."""
+    largest = float(np.abs(values).max(initial=0))
+    return largest if np.isfinite(largest) else None
+
+
+def is_solverstate(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a solver's state, by its content: its first field, or /iter and /history in HDF5.
+
+    Raises: MissingDependency for an HDF5 file without h5py; WeightsError for a damaged one.
+    """
+    if hdf5.is_hdf5(path):
+        with hdf5.opened(path) as file:
+            return "iter" in file and "data" not in file
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(2)
+    except (OSError, ValueError):
+        return False
+    return len(head) == 2 and head[:1] == _ITERATION_TAG
+
+
+def read(path: str | os.PathLike[str]) -> SolverState:
+    """Reads a .solverstate or a .solverstate.h5; which one it is, its content says (Caffe goes by the suffix).
+
+    Raises: WeightsError for a file that is missing, of another format, truncated or damaged; MissingDependency for HDF5
+    without h5py.
+    """
+    if hdf5.is_hdf5(path):
+        return _read_hdf5(path)
+    message, history = wire.read_with_blobs(path, "SolverState", _HISTORY, "a solverstate")
+    if not message.HasField("iter"):
+        raise WeightsError(f"{os.fspath(path)}: is no solverstate: it has no iteration")
+    return SolverState(Path(path), int(message.iter), int(message.current_step), message.learned_net, tuple(history))
+
+
+def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
+    name = os.fspath(path)
+    h5py = hdf5.import_h5py()
+    with hdf5.opened(path) as file:
+        if not isinstance(file.get("iter"), h5py.Dataset):
+            raise WeightsError(f"{name}: is no solverstate: it has no dataset /iter")
+        numbers = {key: _integer(file[key], f"{name}: /{key}") for key in ("iter", "current_step") if key in file}
+        learned: Any = file["learned_net"][()] if "learned_net" in file else ""
+        learned = learned.decode("utf-8", "replace") if isinstance(learned, bytes) else str(learned)
+        history: list[BlobData] = []
+        group = file.get("history")
+        if group is not None:
+            count = len(group)
+            for index in range(count):
+                where = f"{name}: /history/{index}"
+                found = group.get(str(index))
+                if not isinstance(found, h5py.Dataset):
+                    raise WeightsError(f"{where}: is missing, of {count} blobs")
+                values = hdf5.numbers_of(found, where)
+                history.append(BlobData(tuple(map(int, found.shape)), False, values))
+    return SolverState(Path(path), numbers["iter"], numbers.get("current_step", 0), learned, tuple(history))
+
+
+def _integer(dataset: Any, where: str) -> int:
+    values = np.asarray(dataset[()]).reshape(-1)
+    if values.size != 1 or values.dtype.kind not in "iu":
+        raise WeightsError(f"{where}: is no single integer")
+    return int(values[0])
