@@ -2,8 +2,9 @@
 
     python benchmarks/startup.py [--runs 7]
 
-Prints a Markdown table with minimum, median and maximum in seconds, and each median as a multiple of starting Python alone
-(measured in the same round, since machines are noisy). The released model must be in the cache (`caffe-port fetch`).
+Prints a Markdown table with minimum, median and maximum in seconds, and each median as a multiple of starting Python
+alone (measured in the same round, since machines are noisy). The released model must be in the cache
+(`caffe-port fetch`).
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def make_session(model: Any) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime has no public base class for what it raises
+    except Exception as error:
         raise ArtifactError(f"onnxruntime does not take the model: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""NetParameter → Net, by Caffe's own rules (net.cpp): blobs and their versions, shapes, learned blobs and their sharing."""
+"""NetParameter → Net, by Caffe's own rules (net.cpp): blobs, their versions and shapes, learned blobs shared."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from caffe_port.errors import (
     UnsupportedLayer,
     UnsupportedParameter,
 )
+from caffe_port.fillers import Filler
 from caffe_port.frontend import NetState, PlacedLayer, filter_by_state, insert_splits
 from caffe_port.layers.base import LayerDef, LayerSpec, WeightSpec
+from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.net import Blob, Layer, Net, Weight
-from caffe_port.shapes import Shape, check_shape, count, format_shape
+from caffe_port.proto import dialects
+from caffe_port.shapes import UNKNOWN, Shape, check_shape, count, format_shape
 
 __all__ = ["build", "reshape"]
 
@@ -54,6 +57,8 @@ class _Plan:
     location: Location | None = None
     automatic: bool = False
     params: tuple[_ParamSpec, ...] = ()
+    has_blobs: bool = False
+    """The prototxt brings the learned blobs itself, so that no filler is asked."""
 
 
 _WeightMaker = Callable[[int, _Plan, Sequence[WeightSpec]], tuple[Weight, ...]]
@@ -65,11 +70,14 @@ def build(
     name: str = "",
     state: NetState | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    allow_unknown: bool = False,
 ) -> tuple[Net, list[int]]:
     """Builds a net from V2 layer messages.
 
     `state` decides which layers are kept; `input_shapes` replaces (or supplies) the shapes of inputs by blob name.
-    Returns the net, without weight values, and for each of its layers the `source_index` of its PlacedLayer (-1: Split).
+    `allow_unknown` puts an UnknownLayer where a layer's type or one of its parameters is not supported, or where an
+    input has no shape; what is behind has no shapes either.
+    Returns the net, without weight values, and of each of its layers the `source_index` of its PlacedLayer (-1: Split).
     Raises: one CaffePortError that lists everything wrong with the net.
     """
     state = state or NetState()
@@ -77,9 +85,13 @@ def build(
     notes: list[Problem] = []
     placed = filter_by_state(list(layers), state, problems)
     placed = insert_splits(placed, problems)
-    plans = [_plan(layer, state.phase, problems, notes) for layer in placed]
+    plans = [_plan(layer, state.phase, problems, notes, allow_unknown) for layer in placed]
     sharing = _Sharing(problems)
-    net = _assemble(plans, input_shapes or {}, sharing.make, problems)
+    net = _assemble(plans, input_shapes or {}, sharing.make, problems, allow_unknown)
+    if problems:
+        # Where there is more that is wrong, what would have been let pass is told with it.
+        unknown = [plan.definition for plan in plans if isinstance(plan.definition, UnknownLayer)]
+        problems.found[:0] = [problem for definition in unknown for problem in definition.problems]
     problems.raise_if_any()
     assert net is not None
     return replace(net, name=name, phase=state.phase, notes=tuple(notes)), [layer.source_index for layer in placed]
@@ -92,6 +104,7 @@ def reshape(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
         raise GraphError(
             f"{', '.join(map(repr, unknown))}: no input of net {net.name!r}; it has {', '.join(net.inputs) or 'none'}"
         )
+    net.require_known()
     problems = Problems()
     plans = [
         _Plan(
@@ -125,7 +138,9 @@ def reshape(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
     return replace(renewed, name=net.name, phase=net.phase, notes=net.notes, sources=net.sources, upgrades=net.upgrades)
 
 
-def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Problem]) -> _Plan:
+def _plan(
+    layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Problem], allow_unknown: bool = False
+) -> _Plan:
     """Reads one layer message. Whatever is wrong goes to `problems`; what Caffe ignores goes to `notes`."""
     message = layer.message
     before = len(problems.found)
@@ -145,7 +160,8 @@ def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Pr
             if nearest
             else "`caffe-port layers` lists the known ones"
         )
-        wrong(UnsupportedLayer, f"unknown layer type {message.type!r}", hint)
+        forks = dialects.forks_of_type(message.type) or " / ".join(dict.fromkeys(dialects.fork_paths(message).values()))
+        wrong(UnsupportedLayer, f"unknown layer type {message.type!r}", f"it may be of {forks}" if forks else hint)
     else:
         num_tops = len(message.top)
         if definition_class.auto_top:
@@ -175,8 +191,13 @@ def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Pr
             wrong(type(error), str(error))
         else:
             _report_unread(spec, wrong, layer, notes)
-        if len(problems.found) > before:
-            definition = None
+    if len(problems.found) > before:
+        definition = None
+        found = problems.found[before:]
+        if allow_unknown and all(problem.kind in (UnsupportedLayer, UnsupportedParameter) for problem in found):
+            del problems.found[before:]
+            is_input = definition_class is not None and definition_class.is_input
+            definition = UnknownLayer(message.type, tuple(found), is_input)
 
     tops = tuple(message.top)
     if definition_class is not None and definition_class.auto_top and not tops:
@@ -200,6 +221,7 @@ def _plan(layer: PlacedLayer, net_phase: str, problems: Problems, notes: list[Pr
             )
             for param in message.param
         ),
+        has_blobs=bool(message.blobs),
     )
 
 
@@ -207,10 +229,37 @@ def _report_unread(
     spec: LayerSpec, wrong: Callable[[type[CaffePortError], str, str], None], layer: PlacedLayer, notes: list[Problem]
 ) -> None:
     """A set field that the layer's own code never looked at is an error; a foreign message is one Caffe ignores too."""
+    of_forks = dialects.fork_paths(spec.message)
+    for path, forks in of_forks.items():
+        if not spec.has_read(path.partition(":")[0]):
+            wrong(
+                UnsupportedParameter,
+                f"{path} is set, which is not upstream's but of {forks}, and nothing here looks at it",
+                "remove it, or report it",
+            )
+    for path, type_name, number in dialects.foreign_fields(spec.message):
+        known = dialects.forks_of_number(type_name, number)
+        wrong(
+            UnsupportedParameter,
+            f"field {number} of {path or 'the layer'} is none of upstream's"
+            + (f": of forks' it is {', or '.join(known)}" if known else ""),
+            "give the prototxt too: names do not clash as numbers do",
+        )
+    from_binary = layer.location is not None and not layer.location.line
     for descriptor, _ in spec.message.ListFields():
-        if descriptor.name in _COMMON_FIELDS:
+        told = descriptor.number >= dialects.FIRST_NUMBER and descriptor.name not in spec.read
+        if told or descriptor.name in _COMMON_FIELDS:
             continue
         if descriptor.name not in spec.read:
+            known = dialects.forks_of_number(spec.message.DESCRIPTOR.name, descriptor.number) if from_binary else []
+            if known:
+                wrong(
+                    UnsupportedParameter,
+                    f"field {descriptor.number} is {descriptor.name}, which means nothing to a {spec.type} layer; "
+                    f"of forks' it is {', or '.join(known)}",
+                    "give the prototxt too: names do not clash as numbers do",
+                )
+                continue
             notes.append(
                 Problem(
                     UnsupportedParameter,
@@ -221,6 +270,8 @@ def _report_unread(
             )
             continue
         for name in spec.read[descriptor.name].unread():
+            if f"{descriptor.name}.{name}" in of_forks:
+                continue
             wrong(
                 UnsupportedParameter,
                 f"{descriptor.name}.{name} is set, and nothing here looks at it",
@@ -258,6 +309,8 @@ class _Sharing:
                 filler=spec.filler,
                 default_fill=spec.default_fill,
             )
+            if spec.filler is not None and not plan.has_blobs:
+                Filler.parse(spec.filler).check(weight.shape)
             if param.name:
                 weight = self._share(plan, weight, param)
             weights.append(weight)
@@ -312,7 +365,11 @@ class _Blobs:
 
 
 def _assemble(
-    plans: Sequence[_Plan], input_shapes: Mapping[str, Sequence[int]], make_weights: _WeightMaker, problems: Problems
+    plans: Sequence[_Plan],
+    input_shapes: Mapping[str, Sequence[int]],
+    make_weights: _WeightMaker,
+    problems: Problems,
+    allow_unknown: bool = False,
 ) -> Net | None:
     """Lays the layers down in order. A layer whose bottoms are unknown because of another's problem is passed over."""
     table = _Blobs()
@@ -330,12 +387,21 @@ def _assemble(
             known = [blob for blob in bottoms if blob is not None]
             if definition is not None and len(known) == len(bottoms):
                 bottom_shapes = [blob.shape for blob in known]
-                if definition.is_input:
-                    top_shapes = _input_shapes(plan, definition, input_shapes)
+                if definition.is_input and not isinstance(definition, UnknownLayer):
+                    top_shapes, missing = _input_shapes(plan, definition, input_shapes)
+                    if missing and not allow_unknown:
+                        raise ShapeError(missing[0].message)
+                    if missing:
+                        definition = UnknownLayer(plan.type, missing, is_input=True)
+                elif any(shape is UNKNOWN for shape in bottom_shapes) and not isinstance(definition, UnknownLayer):
+                    definition = UnknownLayer(plan.type)
+                if isinstance(definition, UnknownLayer):
+                    top_shapes = top_shapes or [UNKNOWN] * len(plan.tops)
                 else:
-                    top_shapes = [check_shape(shape) for shape in definition.top_shapes(bottom_shapes)]
-                specs = definition.weight_specs(bottom_shapes)
-                weights = make_weights(index, plan, specs) if specs or plan.params else ()
+                    if not definition.is_input:
+                        top_shapes = [check_shape(shape) for shape in definition.top_shapes(bottom_shapes)]
+                    specs = definition.weight_specs(bottom_shapes)
+                    weights = make_weights(index, plan, specs) if specs or plan.params else ()
             else:
                 definition = None
         except CaffePortError as error:
@@ -410,15 +476,19 @@ def _check_tops(plan: _Plan, table: _Blobs) -> None:
         seen.add(name)
 
 
-def _input_shapes(plan: _Plan, definition: LayerDef, given: Mapping[str, Sequence[int]]) -> list[Shape]:
-    """Shapes of an input layer's tops: the caller's where given, else the prototxt's."""
+def _input_shapes(
+    plan: _Plan, definition: LayerDef, given: Mapping[str, Sequence[int]]
+) -> tuple[list[Shape], tuple[Problem, ...]]:
+    """Shapes of an input layer's tops: the caller's where given, else the prototxt's, else UNKNOWN and a problem."""
+    missing = []
     declared: Sequence[Shape | None] = definition.declared_shapes(len(plan.tops))
     shapes: list[Shape] = []
     for name, shape in zip(plan.tops, declared, strict=True):
         chosen = given.get(name, shape)
         if chosen is None:
-            raise ShapeError(
-                f"the shape of {name!r} is not in the file: give it (input_shapes=, --input-shape {name}=N,C,H,W)"
-            )
+            text = f"the shape of {name!r} is not in the file: give it (input_shapes=, --input-shape {name}=N,C,H,W)"
+            missing.append(Problem(ShapeError, text, plan.name, plan.location))
+            shapes.append(UNKNOWN)
+            continue
         shapes.append(check_shape([int(dim) for dim in chosen]))
-    return shapes
+    return shapes, tuple(missing)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code = _told(error)
         _say(f"caffe-port: {message}")
         return code
-    except Exception as error:  # noqa: BLE001 - a fault of ours; still no traceback unasked
+    except Exception as error:
         if debug:
             raise
         _say(f"caffe-port: internal error, please report it with what --debug prints: {type(error).__name__}: {error}")
@@ -137,7 +137,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command = verb("run", _run, "run a model on arrays: npz in, npz out")
     _model(command)
-    command.add_argument("--input", type=Path, required=True, metavar="NPZ", help="an array for each input blob")
+    command.add_argument("--input", type=Path, metavar="NPZ", help="an array for each input blob")
+    command.add_argument(
+        "--read-data", action="store_true", help="let the net's data layers read what they name; one batch"
+    )
+    command.add_argument(
+        "--data-root", type=Path, default=Path(), metavar="DIR", help="what their paths are relative to (default: here)"
+    )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="NPZ")
     command.add_argument("--blob", action="append", metavar="NAME", help="which blobs (default: the outputs; 'all')")
     command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -153,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     _plugin(command)
     _json(command)
 
-    command = verb("upgrade", _upgrade, "write an old net (text or binary) or solver in today's form, as Caffe's tools do")
+    command = verb(
+        "upgrade", _upgrade, "write an old net (text or binary) or solver in today's form, as Caffe's tools do"
+    )
     command.add_argument("source", type=Path, metavar="IN", help="prototxt, caffemodel or solver prototxt")
     command.add_argument("target", type=Path, metavar="OUT", help="text for text, binary for binary; may be IN itself")
     _json(command)
@@ -166,7 +174,12 @@ def _offline(command: argparse.ArgumentParser) -> None:
 
 def _plugin(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--plugin", action="append", default=[], type=Path, metavar="FILE", help="Python code with layer types; it is run"
+        "--plugin",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="Python code with layer types; it is run",
     )
 
 
@@ -178,6 +191,8 @@ def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help=MODEL_HELP)
     command.add_argument("weights", nargs="*", help="caffemodel files, loaded one after the other")
     command.add_argument("--phase", choices=("TEST", "TRAIN"), default="TEST", help="default: TEST")
+    command.add_argument("--level", type=int, default=0, help="the level that include and exclude rules ask for")
+    command.add_argument("--stage", action="append", default=[], help="a stage that rules ask for; repeat")
     command.add_argument(
         "--input-shape", action="append", default=[], metavar="BLOB=N,C,H,W", help="the shape of an input; repeat"
     )
@@ -200,13 +215,18 @@ def _located(args: argparse.Namespace) -> ModelFiles:
     return locate(args.model, args.weights, offline=args.offline, progress=TerminalProgress())
 
 
-def _loaded(args: argparse.Namespace, files: ModelFiles) -> Net:
+def _loaded(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool = False) -> Net:
     net = files.load(
         phase=args.phase,
+        level=args.level,
+        stages=args.stage,
         input_shapes=_shapes(args.input_shape),
         allow_missing_weights=args.allow_missing_weights,
         refuse_unused_weights=args.refuse_unused_weights,
+        allow_unknown=allow_unknown,
     )
+    for dialect in net.dialects:
+        _say(f"note: in the dialect of {dialect}")
     for note in net.notes:
         _say(f"note: {note}")
     return net
@@ -313,6 +333,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
     from caffe_port.drawing import draw_svg
+    from caffe_port.shapes import format_shape
     from caffe_port.summary import summarize, to_dot
 
     if not args.weights and (told := _inspected_file(args.model)) is not None:
@@ -322,7 +343,9 @@ def _inspect(args: argparse.Namespace) -> int:
             for line in told.table():
                 print(line)
         return 0
-    net = _loaded(args, _located(args))
+    net = _loaded(args, _located(args), allow_unknown=True)
+    for problem in net.unknown_problems():
+        _say(f"note: not understood: {problem}")
     summary = summarize(net)
     if args.svg:
         draw_svg(net, args.svg)
@@ -335,7 +358,7 @@ def _inspect(args: argparse.Namespace) -> int:
         for line in summary.table(splits=args.splits):
             print(line)
         for what, blobs in (("inputs", summary.inputs), ("outputs", summary.outputs)):
-            print(f"{what}: " + ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in blobs.items()))
+            print(f"{what}: " + ", ".join(f"{name} {format_shape(shape)}" for name, shape in blobs.items()))
     return 0
 
 
@@ -372,8 +395,18 @@ def _run(args: argparse.Namespace) -> int:
     from caffe_port.arrays import read_npz, write_npz
     from caffe_port.runtime import run
 
-    net = _loaded(args, _located(args))
-    inputs = read_npz(args.input)
+    if args.input is None and not args.read_data:
+        raise GraphError("give the inputs: --input NPZ, or --read-data where the net has data layers")
+    files = _located(args)
+    inputs = {} if args.input is None else read_npz(args.input)
+    if args.read_data:
+        from caffe_port.datasets import open_sources
+
+        batch = next(open_sources(files.definition, phase=args.phase, root=args.data_root))
+        # What is given counts for more than what is read.
+        inputs = {**batch, **inputs}
+        args.input_shape += [f"{name}={','.join(map(str, batch[name].shape))}" for name in batch]
+    net = _loaded(args, files)
     wanted = args.blob or list(net.outputs)
     blobs = run(net, inputs, dtype=args.dtype, outputs=None if wanted == ["all"] else wanted)
     write_npz(args.output, blobs)

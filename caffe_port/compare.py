@@ -5,9 +5,9 @@ Caffe computes in float32, so a recording carries rounding noise of its own. How
 * the *floor* of a blob is the recording's largest distance from the net evaluated in float64;
 * the *noise* is the distance of our own float32 run from the same float64 run, a second sample of the same rounding.
 
-A recording is believed to be of this net if its floor is rounding noise: floor <= 4 noise + 4 ulp. A backend agrees if its
-distance from the recording is <= 4 floor + 4 ulp. An ulp is the spacing of float32 at the blob's largest magnitude. Blobs
-of integers (ArgMax, masks, Accuracy) must be equal. NaN never agrees, and a comparison of nothing fails.
+A recording is believed to be of this net if its floor is rounding noise: floor <= 4 noise + 4 ulp. A backend agrees if
+its distance from the recording is <= 4 floor + 4 ulp. An ulp is the spacing of float32 at the blob's largest magnitude.
+Blobs of integers (ArgMax, masks, Accuracy) must be equal. NaN never agrees, and a comparison of nothing fails.
 
 The floor of a blob of a few values can be small by luck. There it is at least what the floors of its inputs make of it,
 found by running the layer in float64 on inputs disturbed by that much (`Carried`).
@@ -49,7 +49,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """At most `floors` times the floor (or noise) plus `ulps` units in the last place of the blob's largest magnitude."""
+    """At most `floors` times the floor (or noise) plus `ulps` ulps of the blob's largest magnitude."""
 
     floors: float = 4.0
     ulps: float = 4.0
@@ -64,7 +64,7 @@ TOLERANCE = Tolerance()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Digest:
-    """What is kept of a blob for comparing: shape, evenly spaced values, and minimum, maximum, mean, L2 norm; float64."""
+    """What is kept of a blob for comparing: shape, evenly spaced values, minimum, maximum, mean, L2 norm; float64."""
 
     shape: Shape
     sample: Values
@@ -94,8 +94,8 @@ _BLOCK = 1 << 16
 class BlobComparison:
     """How one top of one layer compares.
 
-    `distance` is the backend's largest distance from the reference, `floor` and `noise` as the module says, `bound` what
-    the distance may be; all are of the value for which distance/bound is largest. `reason` is empty if it agrees.
+    `distance` is the backend's largest distance from the reference, `floor` and `noise` as the module says, `bound`
+    what the distance may be; all are of the value for which distance/bound is largest. `reason` is empty if it agrees.
     """
 
     index: int
@@ -274,8 +274,8 @@ def compare_blob(
 ) -> BlobComparison:
     """Compares a backend's blob with the recorded one (None: with the float64 run, whose floor is then the noise).
 
-    `exact` and `float32` are our own runs in float64 and float32. Shapes must be equal, and every value finite where the
-    reference is (and equal where it is infinite).
+    `exact` and `float32` are our own runs in float64 and float32. Shapes must be equal, and every value finite where
+    the reference is (and equal where it is infinite).
     """
     reference = exact if recorded is None else recorded
     if backend.shape != reference.shape:
@@ -314,8 +314,8 @@ def compare_blob(
     sampled = part(None, carried)
     results = [sampled]
     if reference.sample.size < math.prod(reference.shape):
-        # Statistics add something only where the sample is not everything. An extreme is one value of the blob, with the
-        # blob's noise; its own distance alone says little about that.
+        # Statistics add something only where the sample is not everything. An extreme is one value of the blob, with
+        # the blob's noise; its own distance alone says little about that.
         like_values = Carried(sampled.floor, sampled.noise)
         results += [part("minimum", like_values), part("maximum", like_values)]
         results += [part("mean", NOTHING_CARRIED), part("L2 norm", NOTHING_CARRIED)]

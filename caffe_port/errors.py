@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 __all__ = [
     "ArtifactError",
     "CaffePortError",
+    "DataError",
     "FetchError",
     "GraphError",
     "ImageError",
@@ -84,6 +85,10 @@ class ParityError(CaffePortError):
 
 class ImageError(CaffePortError):
     """An image that cannot be decoded."""
+
+
+class DataError(CaffePortError):
+    """A data source (a database, a list of images, HDF5 files) that cannot be read, or does not fit its layer."""
 
 
 class FetchError(CaffePortError):

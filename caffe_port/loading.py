@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from caffe_port import build
-from caffe_port.errors import GraphError, Location, Problem, WeightsError
+from caffe_port.errors import GraphError, Location, Problem, Problems, UnsupportedParameter, WeightsError
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.net import Net, Source
-from caffe_port.proto import hdf5, text, upgrade, wire
-from caffe_port.weights import StoredLayer, assign, assign_inline
+from caffe_port.proto import dialects, hdf5, text, upgrade, wire
+from caffe_port.weights import StoredLayer, adopt, assign, assign_inline
 
 __all__ = ["load"]
 
@@ -32,6 +32,7 @@ def load(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     allow_missing_weights: bool = False,
     refuse_unused_weights: bool = False,
+    allow_unknown: bool = False,
 ) -> Net:
     """Reads a net and its weights.
 
@@ -40,8 +41,15 @@ def load(
       after the other, matched by layer name. None: no values.
     - `phase`, `level`, `stages`: the state that include and exclude rules are held against.
     - `input_shapes`: shapes of inputs by blob name, where the file has none or others are wanted.
-    - `allow_missing_weights`: layers the files have nothing for keep no values, instead of an error.
+    - `allow_missing_weights`: layers the files have nothing for keep no values, instead of an error; `Net.filled` gives
+      them those of their fillers.
     - `refuse_unused_weights`: weights that no layer takes are an error. Caffe passes over them; the net's notes say so.
+    - `allow_unknown`: a layer that nobody here understands (a type or a field of a fork) does not stop the net from
+      being loaded. Shapes behind it are unknown, and all but looking at the net raises what is wrong with it
+      (`Net.require_known`).
+
+    A prototxt may be in any dialect of Caffe that is known (see `caffe_port.proto.dialects`); the net's `dialects` say
+    which it uses.
 
     A caffemodel holds the net that was saved, usually the one that was trained: its state rules have already been
     applied and are not applied again, and its layers' saved phase gives way to `phase`. Its data layers become inputs.
@@ -68,7 +76,12 @@ def load(
         ]
         if upgraded.net.HasField("state"):
             state = _merged(state, upgraded.net.state)
-    net, source_index = build.build(layers, name=upgraded.net.name, state=state, input_shapes=input_shapes)
+    beside = _fields_of_forks(upgraded.net, definition)
+    if not allow_unknown:
+        beside.raise_if_any()
+    net, source_index = build.build(
+        layers, name=upgraded.net.name, state=state, input_shapes=input_shapes, allow_unknown=allow_unknown
+    )
     if not net.layers:
         kept = f"no layer is left of its {len(layers)} in phase {phase}" if layers else "no layer in it"
         raise GraphError(f"{definition}: {kept}")
@@ -76,7 +89,8 @@ def load(
         net,
         sources=(Source("definition", definition),),
         upgrades=tuple(upgraded.steps),
-        notes=(*upgraded.warnings, *net.notes, *_batch_statistics_notes(net)),
+        dialects=dialects.detect(upgraded.net),
+        notes=(*upgraded.warnings, *beside, *net.notes, *_batch_statistics_notes(net)),
     )
     inline = {
         layer.index: [_blob_data(blob) for blob in layers[index].message.blobs]
@@ -87,9 +101,10 @@ def load(
         net = assign_inline(net, inline, file=definition.name)
     for position, name in enumerate(files):
         path = Path(name)
+        stored = _stored(path)
         net = assign(
-            net,
-            _stored(path),
+            adopt(net, stored),
+            stored,
             file=path.name,
             allow_missing=allow_missing_weights or position + 1 < len(files),
             refuse_unused=refuse_unused_weights and path != definition,
@@ -100,14 +115,34 @@ def load(
 
 
 def _stored(path: Path) -> list[StoredLayer]:
-    """The layers of a weight file, upgraded to V2, and their learned blobs."""
+    """The layers of a weight file and their learned blobs.
+
+    Nothing else of the file is looked at, so it does not matter if a fork wrote it: names and blobs are where they are
+    in all of them.
+    """
     if path.exists() and not wire.looks_binary(path):
         raise WeightsError(f"{path}: this is no caffemodel but text; the prototxt comes first, the weights second")
     if hdf5.is_hdf5(path):
         return [(name, "HDF5", blobs) for name, blobs in hdf5.read(path)]
-    saved = wire.read(path)
-    upgraded = upgrade.upgrade_net(saved.net, None, saved.blobs)
-    return [(layer.name, layer.type, blobs) for layer, blobs in zip(upgraded.net.layer, upgraded.blobs, strict=True)]
+    saved = wire.read(path, definition=False)
+    entries = saved.net.layer or [v1.layer if v1.HasField("layer") else v1 for v1 in saved.net.layers]
+    return [(entry.name, _type_name(entry), blobs) for entry, blobs in zip(entries, saved.blobs, strict=True)]
+
+
+def _type_name(layer: Any) -> str:
+    """The type of a layer of any generation, in the words of its own."""
+    values = layer.DESCRIPTOR.fields_by_name["type"].enum_type
+    return str(layer.type if values is None else values.values_by_number[layer.type].name)
+
+
+def _fields_of_forks(net: Any, file: Path) -> Problems:
+    """What a fork has beside the layers of a net, which nothing here looks at."""
+    problems = Problems()
+    for path, forks in dialects.fork_paths(net).items():
+        if not path.startswith("layer["):
+            text = f"{path} is set in the net, which is not upstream's but of {forks}, and nothing here looks at it"
+            problems.add(UnsupportedParameter, text, location=Location(str(file)), hint="remove it, or report it")
+    return problems
 
 
 def _unruled(message: Any, file: str, index: int) -> PlacedLayer:

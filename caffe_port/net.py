@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from caffe_port.errors import GraphError, Location, Problem, Problems, WeightsError
+from caffe_port.fillers import Filler
 from caffe_port.layers.base import LayerDef
+from caffe_port.layers.unknown import UnknownLayer
+from caffe_port.proto.dialects import Dialect
 from caffe_port.proto.files import sha256_of
 from caffe_port.shapes import Shape, format_shape
 
@@ -131,6 +134,8 @@ class Net:
     notes: tuple[Problem, ...] = ()
     sources: tuple[Source, ...] = ()
     upgrades: tuple[str, ...] = ()
+    dialects: tuple[Dialect, ...] = ()
+    """The forks of Caffe whose fields the definition uses, with these fields."""
     blobs: Mapping[str, Blob] = field(default_factory=dict)
     """The last version of every blob, in the order of first writing."""
 
@@ -162,8 +167,32 @@ class Net:
         """The learned blobs that have no values yet."""
         return [weight for weight in self.weights() if weight.data is None]
 
+    def unknown_layers(self) -> list[Layer]:
+        """The layers that nobody here understands; there are some only in a net loaded with `allow_unknown`."""
+        return [layer for layer in self.layers if isinstance(layer.definition, UnknownLayer)]
+
+    def unknown_problems(self) -> list[Problem]:
+        """What is wrong with the layers that nobody here understands: unknown types, forks' fields, missing shapes."""
+        definitions = [layer.definition for layer in self.layers]
+        return [problem for one in definitions if isinstance(one, UnknownLayer) for problem in one.problems]
+
+    def require_known(self) -> None:
+        """Raises, for all layers at once, what `load` would have raised without `allow_unknown`."""
+        Problems(self.unknown_problems()).raise_if_any()
+
+    def filled(self, seed: int = 0) -> Net:
+        """The net with values for the learned blobs that have none: from their fillers, as Caffe starts them.
+
+        The distributions are Caffe's, the random numbers NumPy's: equal seeds give equal values here, not Caffe's.
+        """
+        rng = np.random.default_rng(seed)
+        return self.with_values(
+            {id(w): Filler.parse(w.filler, w.default_fill).fill(w.shape, rng) for w in self.missing_weights()}
+        )
+
     def require_weights(self) -> None:
-        """Raises WeightsError naming every learned blob without values."""
+        """Raises WeightsError naming every learned blob without values; as `require_known` for unknown layers."""
+        self.require_known()
         problems = Problems()
         for weight in self.missing_weights():
             problems.add(

@@ -4,8 +4,8 @@ A layer type is declared once with `@layer("Type")`; a backend's way of writing 
 `@emitter("onnx", "Type")`, or `inexpressible("onnx", "Type", reason)` says in one sentence why there is none.
 
 A plug-in does the same in a file of its own, which is run by `load_plugin`, or as a module that an installed package
-names as an entry point of the group `caffe_port.layers`; those are run when a type is asked for that nobody has declared
-yet, or all types are listed. A net of known types runs nobody else's code.
+names as an entry point of the group `caffe_port.layers`; those are run when a type is asked for that nobody has
+declared yet, or all types are listed. A net of known types runs nobody else's code.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from caffe_port.errors import PluginError
+from caffe_port.errors import PluginError, Problems, UnsupportedLayer
 
 if TYPE_CHECKING:
     from caffe_port.layers.base import LayerDef
+    from caffe_port.net import Layer
 
 __all__ = [
     "BACKENDS",
@@ -41,6 +42,7 @@ __all__ = [
     "load_plugin",
     "nearest_types",
     "reason_inexpressible",
+    "require_expressible",
 ]
 
 BACKENDS = ("pytorch", "onnx")
@@ -49,6 +51,7 @@ BACKENDS = ("pytorch", "onnx")
 ENTRY_POINTS = "caffe_port.layers"
 """The group of entry points by which an installed package brings layer types."""
 
+_TITLES = {"pytorch": "PyTorch", "onnx": "ONNX"}
 _EMITTER_PACKAGES = {"pytorch": "caffe_port.converters.to_pytorch", "onnx": "caffe_port.converters.to_onnx"}
 
 _layers: dict[str, type[LayerDef]] = {}
@@ -128,7 +131,8 @@ def _load_layers() -> None:
 def load_plugin(path: str | os.PathLike[str]) -> None:
     """Runs a plug-in: a Python file with `@layer` declarations and `@emitter` functions. A second time it does nothing.
 
-    It is code, and does whatever it does: run only what you trust. What a plug-in registered before it failed is taken back.
+    It is code, and does whatever it does: run only what you trust. What a plug-in registered before it failed is taken
+    back.
     Raises: PluginError, with the line of the plug-in: for a missing file, an error in it, and a type or an emitter that
     somebody declared already, with who it was.
     """
@@ -149,7 +153,7 @@ def load_plugin(path: str | os.PathLike[str]) -> None:
         module.__file__ = resolved
         # Dataclasses look their module up.
         sys.modules[module_name] = module
-        exec(compile(source, resolved, "exec"), module.__dict__)  # noqa: S102 - what a plug-in is for
+        exec(compile(source, resolved, "exec"), module.__dict__)
     _plugins[resolved] = name
 
 
@@ -172,7 +176,9 @@ def _load_entry_points() -> None:
 
 @contextmanager
 def _running(name: str, file: str | None, module_name: str | None) -> Iterator[None]:
-    """What happens inside is done by a plug-in: its errors become one PluginError, and it then has registered nothing."""
+    """What happens inside is done by a plug-in: its errors become one PluginError, and it then has registered
+    nothing.
+    """
     # Our own come first, so that it is the plug-in that is told of a double, and not we.
     _load_layers()
     for package in _EMITTER_PACKAGES.values():
@@ -182,7 +188,7 @@ def _running(name: str, file: str | None, module_name: str | None) -> Iterator[N
     _loading.append(name)
     try:
         yield
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the plug-in's code does
+    except (Exception, SystemExit) as error:
         for table, old in zip(tables, before, strict=True):
             table.clear()
             table.update(old)
@@ -236,7 +242,9 @@ def find_emitter(backend: str, type_name: str) -> Callable[..., Any] | None:
 
 
 def is_expressible(backend: str, definition: type[LayerDef]) -> bool:
-    """Whether `backend` can express a layer type: by an emitter, or because it is an input, or (Split) nothing at all."""
+    """Whether `backend` can express a layer type: by an emitter, or because it is an input, or (Split) nothing at
+    all.
+    """
     return definition.is_input or definition.is_pass_through or find_emitter(backend, definition.type) is not None
 
 
@@ -244,3 +252,18 @@ def reason_inexpressible(backend: str, type_name: str) -> str | None:
     """Why `backend` has no emitter for a type, or None if it has one (or nobody gave a reason)."""
     importlib.import_module(_EMITTER_PACKAGES[backend])
     return _reasons.get((backend, type_name))
+
+
+def require_expressible(backend: str, layers: Iterable[Layer]) -> None:
+    """Raises UnsupportedLayer naming every layer that `backend` cannot express, and why."""
+    problems = Problems()
+    for layer in layers:
+        if not is_expressible(backend, type(layer.definition)):
+            reason = reason_inexpressible(backend, layer.type) or "no emitter for it yet"
+            problems.add(
+                UnsupportedLayer,
+                f"{layer.type} cannot be written as {_TITLES[backend]}: {reason}",
+                layer=layer.name,
+                location=layer.location,
+            )
+    problems.raise_if_any()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from caffe_port.errors import ShapeError
 
 __all__ = [
+    "UNKNOWN",
     "Shape",
     "canonical_axis",
     "conv_output",
@@ -20,19 +21,27 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
+
+class _Unknown(tuple[int, ...]):
+    __slots__ = ()
+
+
+UNKNOWN: Shape = _Unknown()
+"""The shape of a blob behind a layer that nobody understands (see `layers.unknown`). To be told by `is`."""
+
 # Caffe refuses a blob of more axes (kMaxBlobAxes) or more elements (INT_MAX).
 MAX_AXES = 32
 MAX_ELEMENTS = 2**31 - 1
 
 
 def count(shape: Sequence[int], start: int = 0, stop: int | None = None) -> int:
-    """Product of the dims `shape[start:stop]`; 1 where the range is empty."""
-    return math.prod(shape[start:stop])
+    """Product of the dims `shape[start:stop]`; 1 where the range is empty, 0 for an unknown shape."""
+    return 0 if shape is UNKNOWN else math.prod(shape[start:stop])
 
 
 def format_shape(shape: Sequence[int]) -> str:
-    """The shape as people write it: `1x3x224x224`, `()` for a scalar."""
-    return "x".join(map(str, shape)) or "()"
+    """The shape as people write it: `1x3x224x224`, `()` for a scalar, `?` for an unknown one."""
+    return "?" if shape is UNKNOWN else "x".join(map(str, shape)) or "()"
 
 
 def canonical_axis(axis: int, num_axes: int) -> int:

@@ -30,18 +30,24 @@ class ModelFiles:
         self,
         *,
         phase: str = "TEST",
+        level: int = 0,
+        stages: Sequence[str] = (),
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         allow_missing_weights: bool = False,
         refuse_unused_weights: bool = False,
+        allow_unknown: bool = False,
     ) -> Net:
         """The net. See `caffe_port.loading.load`."""
         return load(
             self.definition,
             self.weights or None,
             phase=phase,
+            level=level,
+            stages=stages,
             input_shapes=input_shapes,
             allow_missing_weights=allow_missing_weights,
             refuse_unused_weights=refuse_unused_weights,
+            allow_unknown=allow_unknown,
         )
 
     def recordings(self) -> list[Path]:

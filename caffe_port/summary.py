@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caffe_port.net import Layer, Net
-from caffe_port.shapes import count, format_shape
+from caffe_port.shapes import UNKNOWN, Shape, count, format_shape
 
 __all__ = ["LayerSummary", "NetSummary", "summarize", "to_dot"]
 
@@ -17,7 +17,7 @@ BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """One layer: its tops' shapes, learned values, multiply-accumulates of one pass, and where it stands in the file."""
+    """One layer: its tops' shapes, learned values, multiply-accumulates of one pass, and its place in the file."""
 
     index: int
     name: str
@@ -35,7 +35,7 @@ class LayerSummary:
             "name": self.name,
             "type": self.type,
             "bottoms": list(self.bottoms),
-            "tops": [{"name": name, "shape": list(shape)} for name, shape in zip(self.tops, self.shapes, strict=True)],
+            "tops": [{"name": name, "shape": _dims(shape)} for name, shape in zip(self.tops, self.shapes, strict=True)],
             "parameters": self.parameters,
             "multiply_accumulates": self.macs,
             "location": self.location,
@@ -55,18 +55,20 @@ class NetSummary:
     macs: int
     activation_bytes: int
     notes: tuple[str, ...]
+    dialects: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "phase": self.phase,
-            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+            "inputs": {name: _dims(shape) for name, shape in self.inputs.items()},
+            "outputs": {name: _dims(shape) for name, shape in self.outputs.items()},
             "parameters": self.parameters,
             "parameter_bytes": self.parameters * BYTES,
             "multiply_accumulates": self.macs,
             "activation_bytes": self.activation_bytes,
             "notes": list(self.notes),
+            "dialects": list(self.dialects),
             "layers": [layer.as_json() for layer in self.layers],
         }
 
@@ -90,6 +92,11 @@ class NetSummary:
                 yield "-" * (sum(widths) + 8)
 
 
+def _dims(shape: Shape) -> list[int] | None:
+    """A shape for JSON: null where it is unknown."""
+    return None if shape is UNKNOWN else list(shape)
+
+
 def _grouped(number: int) -> str:
     return f"{number:,}" if number else ""
 
@@ -109,6 +116,7 @@ def summarize(net: Net) -> NetSummary:
         macs=sum(layer.macs for layer in layers),
         activation_bytes=BYTES * sum(count(shape) for name, shape in blobs.items() if name not in split_tops),
         notes=tuple(map(str, net.notes)),
+        dialects=tuple(map(str, net.dialects)),
     )
 
 
@@ -128,8 +136,12 @@ def _summary(layer: Layer) -> LayerSummary:
 
 def to_dot(net: Net) -> str:
     """The net as a Graphviz graph: a box a layer, an edge a blob; layers in place stand in the box of their blob."""
-    lines = ["digraph net {", "  rankdir=TB;", '  node [shape=box, style="rounded,filled", fillcolor="#f4f6fa", '
-             'fontname="Helvetica", fontsize=10];', '  edge [fontname="Helvetica", fontsize=8, color="#667788"];']  # fmt: skip
+    lines = [
+        "digraph net {",
+        "  rankdir=TB;",
+        '  node [shape=box, style="rounded,filled", fillcolor="#f4f6fa", fontname="Helvetica", fontsize=10];',
+        '  edge [fontname="Helvetica", fontsize=8, color="#667788"];',
+    ]
     box_of: dict[int, str] = {}
     rows: dict[str, list[str]] = {}
     edges: list[str] = []

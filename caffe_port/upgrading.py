@@ -109,7 +109,9 @@ def _plain_value(spec: Any, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """What `upgrade_file` did: the kind of the file, the steps in words (none for a file of today), and what it lost."""
+    """What `upgrade_file` did: the kind of the file, the steps in words (none for a file of today), and what it
+    lost.
+    """
 
     kind: FileKind
     steps: tuple[str, ...]
@@ -117,12 +119,13 @@ class Upgraded:
 
 
 def upgrade_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Upgraded:
-    """Writes the net or the solver in `source`, of any generation, to `target` in today's form, text as text and binary as
-    binary; a file of today is written too. `target` appears complete or not at all, and may be `source` itself.
+    """Writes the net or the solver in `source`, of any generation, to `target` in today's form, text as text and
+    binary as binary; a file of today is written too. `target` appears complete or not at all, and may be `source`
+    itself.
 
     Learned blobs keep their form: an old four-number shape stays one, as with Caffe's tool.
-    Raises: PrototxtError, GraphError, WeightsError for a file that cannot be read or upgraded; WeightsError for a solver's
-    state and for HDF5, which have but one generation; ArtifactError where `target` cannot be written.
+    Raises: PrototxtError, GraphError, WeightsError for a file that cannot be read or upgraded; WeightsError for a
+    solver's state and for HDF5, which have but one generation; ArtifactError where `target` cannot be written.
     Source: BVLC/caffe @ 9b89154, tools/upgrade_net_proto_text.cpp, upgrade_net_proto_binary.cpp,
     upgrade_solver_proto_text.cpp.
     """

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from caffe_port.errors import Problem, Problems, WeightsError
+from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.net import Layer, Net, Weight
 from caffe_port.shapes import Shape, count, format_shape
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from caffe_port.proto.hdf5 import HDF5Blob
     from caffe_port.proto.wire import BlobData
 
-__all__ = ["StoredLayer", "assign", "assign_inline", "write_hdf5"]
+__all__ = ["StoredLayer", "adopt", "assign", "assign_inline", "write_hdf5"]
 
 StoredLayer = tuple[str, str, Sequence["BlobData | HDF5Blob | None"]]
 """A layer of a weight file: its name, its type, its learned blobs (of HDF5: None for one that is not there)."""
@@ -109,6 +110,22 @@ def assign(
         problems.found.extend(unused)
     problems.raise_if_any()
     return replace(net.with_values(values), notes=(*net.notes, *unused))
+
+
+def adopt(net: Net, stored: Sequence[StoredLayer]) -> Net:
+    """`net` with learned blobs in its unknown layers: as many, and of the shapes, that a weight file has for them."""
+    blobs_of = {name: blobs for name, _, blobs in reversed(stored) if blobs}
+    layers = []
+    for layer in net.layers:
+        if isinstance(layer.definition, UnknownLayer) and not layer.weights:
+            blobs = blobs_of.get(layer.name, ())
+            # Of HDF5 a shared blob may be missing; its shape then stands nowhere.
+            known = [blob for blob in blobs if blob is not None]
+            if len(known) == len(blobs):
+                weights = tuple(Weight(layer.name, i, tuple(blob.shape)) for i, blob in enumerate(known))
+                layer = replace(layer, weights=weights)
+        layers.append(layer)
+    return replace(net, layers=tuple(layers)) if net.unknown_layers() else net
 
 
 def assign_inline(net: Net, blobs_of: Mapping[int, Sequence[BlobData]], *, file: str) -> Net:

@@ -17,7 +17,7 @@ __all__ = ["main", "make_overlay"]
 
 DATA = Path(__file__).with_name("dialects.json")
 
-# Fields in public nets whose fork's schema is not among the facts: named as the nets use them, typed as their values are.
+# Fields in public nets whose fork's schema is not among the facts, named as the nets use them, typed as their values.
 # Defaults and numbers are not known.
 _SEEN: dict[str, dict[str, dict[str, str]]] = {
     "soeaver/caffe-model": {
@@ -113,7 +113,9 @@ def _fork_messages(upstream: Facts, diff: Facts) -> dict[str, _Fields]:
 
 def _fork_enums(diff: Facts) -> dict[str, dict[str, int]]:
     """The values of a fork's enums that upstream does not have, and their numbers."""
-    enums = {name: {value["name"]: value["number"] for value in own} for name, own in diff.get("enums_only", {}).items()}
+    enums = {
+        name: {value["name"]: value["number"] for value in own} for name, own in diff.get("enums_only", {}).items()
+    }
     for name, own in diff.get("enum_values_added", {}).items():
         enums.setdefault(name, {}).update({value["name"]: value["number"] for value in own})
     for name, own in diff.get("enum_values_changed", {}).items():
@@ -180,8 +182,15 @@ def make_overlay(facts: Facts) -> Facts:
     names: dict[str, list[str]] = {}
     for name, fork in facts["forks"].items():
         names.setdefault(fork["blob_sha"], []).append(name)
-    order = sorted(names.values(), key=lambda own: own[0] in _TOOLS)
-    dialects = []
+
+    def rank(own: list[str]) -> tuple[bool, int]:
+        messages = _fork_messages(upstream, facts["forks"][own[0]]["diff_vs_upstream"])
+        more = sum(field not in known.get(name, {}) for name, fields in messages.items() for field in fields)
+        return own[0] in _TOOLS, more
+
+    # Those that add least come first: of several that have a field, that is the likeliest origin.
+    order = sorted(names.values(), key=rank)
+    dialects: list[Facts] = []
     found: dict[str, dict[str, list[tuple[int, Facts]]]] = {}
     values: dict[str, dict[str, tuple[set[int], list[int]]]] = {}
     renumbered: dict[str, dict[str, dict[int, list[int]]]] = {}
@@ -199,8 +208,8 @@ def make_overlay(facts: Facts) -> Facts:
                     found.setdefault(name, {}).setdefault(field["name"], []).append((index, field))
                     different = True
                 elif original["number"] != field["number"]:
-                    numbers = renumbered.setdefault(name, {}).setdefault(field["name"], {})
-                    numbers.setdefault(field["number"], []).append(index)
+                    own_numbers = renumbered.setdefault(name, {}).setdefault(field["name"], {})
+                    own_numbers.setdefault(field["number"], []).append(index)
             if name not in known:
                 found.setdefault(name, {})
         for name, own_values in enums.items():
@@ -215,8 +224,8 @@ def make_overlay(facts: Facts) -> Facts:
             if own[0] in _TOOLS:
                 dialects[-1]["tool"] = True
     for repository, parts in _SEEN.items():
-        for name, fields in parts.items():
-            for field_name, kind in fields.items():
+        for name, kinds in parts.items():
+            for field_name, kind in kinds.items():
                 if name in _SEEN_ENUMS:
                     values.setdefault(name, {}).setdefault(field_name, (set(), []))[1].append(len(dialects))
                     continue
@@ -234,17 +243,16 @@ def make_overlay(facts: Facts) -> Facts:
     fields_of = {name: set(found.get(name, {})) | set(known.get(name, {})) for name in {*found, *known}}
     conflicts: list[str] = []
     merged: Facts = {}
-    for name, fields in sorted(found.items()):
+    for name, own_fields in sorted(found.items()):
         merged[name] = {}
-        for field_name, entries in sorted(fields.items()):
+        for field_name, entries in sorted(own_fields.items()):
             if not entries:
                 continue
-            kinds = [field for _, field in entries]
-            numbers = {}
+            numbers: dict[int, list[int]] = {}
             for index, field in entries:
                 numbers.setdefault(field["number"] or 0, []).append(index)
             merged[name][field_name] = [
-                *_merged(f"{name}.{field_name}", kinds, fields_of, conflicts),
+                *_merged(f"{name}.{field_name}", [field for _, field in entries], fields_of, conflicts),
                 dict(sorted(numbers.items())),
             ]
     return {

@@ -25,11 +25,11 @@ __all__ = [
     "FIRST_NUMBER",
     "Dialect",
     "detect",
+    "foreign_fields",
     "fork_paths",
     "forks_of",
     "forks_of_number",
     "forks_of_type",
-    "foreign_fields",
     "is_union",
     "named",
     "union_descriptor",
@@ -46,7 +46,7 @@ _P = descriptor_pb2.FieldDescriptorProto
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """A fork of Caffe, or a tool that reads several, and what in a net told so: `norm_param`, `pooling_param.ceil_mode`."""
+    """A fork of Caffe, or a tool that reads several, and what in a net told so, e.g. `pooling_param.ceil_mode`."""
 
     name: str
     repository: str
@@ -178,7 +178,7 @@ def _walk(message: Any, path: str) -> Iterator[_Tell]:
 
 
 def fork_paths(message: Any) -> dict[str, str]:
-    """What a message has that is a fork's and not upstream's: its path (`pooling_param.ceil_mode`) → the forks in words.
+    """What a message has that is a fork's and not upstream's: `pooling_param.ceil_mode` → the forks in words.
 
     Of a field that is a fork's only the field itself is told, not what is in it.
     """
@@ -193,7 +193,7 @@ def forks_of(message: str, field: str) -> str:
 def forks_of_type(layer_type: str) -> str:
     """The forks, in words, that have a layer type, as far as their schemas tell; "" where they do not.
 
-    A schema does not list types, but a fork that has `PriorBoxParameter` has a layer PriorBox, and each V1 type by name.
+    A schema lists only V1 types, but a fork that has `PriorBoxParameter` has a layer PriorBox.
     """
     overlay = _overlay()
     values = overlay["enums"]["V1LayerParameter.LayerType"].get(layer_type)
@@ -227,22 +227,12 @@ def foreign_fields(message: Any, path: str = "") -> Iterator[tuple[str, str, int
                 yield from foreign_fields(inner, f"{path}.{field.name}" if path else field.name)
 
 
-@cache
-def _sizes() -> dict[int, int]:
-    """How much each dialect adds to upstream: the number of its fields."""
-    sizes = dict.fromkeys(range(len(_dialects())), 0)
-    for name, fields in _overlay()["messages"].items():
-        for field in fields:
-            for index in _of_field(name, field):
-                sizes[index] += 1
-    return sizes
-
-
 def detect(message: Any) -> tuple[Dialect, ...]:
     """The dialects a message is written in, each with the fields that told so; none for what upstream reads.
 
     As few as have everything the message uses: first the one that has most of it, and among equals the one that adds
-    least to upstream. So what is common to several forks names but one of them, most likely where it comes from.
+    least to upstream (they are stored in that order, tools last). So what is common to several forks names but one of
+    them, most likely where it comes from.
     """
     if not is_union(message):
         return ()
@@ -250,9 +240,9 @@ def detect(message: Any) -> tuple[Dialect, ...]:
     for path, forks in _walk(message, ""):
         left.setdefault(_short(path), set()).update(forks)
     chosen: list[Dialect] = []
-    sizes = _sizes()
+    count = len(_dialects())
     while left:
-        best = max(sizes, key=lambda index: (sum(index in forks for forks in left.values()), -sizes[index]))
+        best = max(range(count), key=lambda index: (sum(index in forks for forks in left.values()), -index))
         told = tuple(path for path, forks in left.items() if best in forks)
         if not told:
             break

@@ -70,7 +70,9 @@ def import_h5py() -> Any:
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as HDF5 does. Whatever its name: Caffe looks at the content too. A missing file does not."""
+    """Whether a file begins as HDF5 does. Whatever its name: Caffe looks at the content too. A missing file does
+    not.
+    """
     try:
         with Path(path).open("rb") as stream:
             return stream.read(len(MAGIC)) == MAGIC

@@ -32,8 +32,8 @@ class SolverState:
 
     iteration: how many updates were made. current_step: which of the multistep policy's steps was reached.
     learned_net: the path of the weights saved with it, as the solver wrote it; "" for none.
-    history: one blob for each learned blob, in the net's order, shared ones once; AdaDelta and Adam add a second full set
-    behind it (the second moment).
+    history: one blob for each learned blob, in the net's order, shared ones once; AdaDelta and Adam add a second full
+    set behind it (the second moment).
     """
 
     path: Path

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
@@ -660,12 +660,15 @@ def _unescape(raw: bytes) -> bytes:
     return _ESCAPE.sub(one, raw)
 
 
-def parse(text: str, message_name: str = "NetParameter", *, file: str = "<string>") -> tuple[Message, SourceMap]:
+def parse(
+    text: str, message_name: str = "NetParameter", *, file: str = "<string>", forks: bool = True
+) -> tuple[Message, SourceMap]:
     """Reads a message from text.
 
     text: the prototxt; a leading byte order mark is passed over.
     message_name: the type of the message, e.g. "NetParameter" or "SolverParameter".
     file: the name that errors give.
+    forks: whether what forks of Caffe added is read too.
     Returns: the message and where its fields stand. It is of the private pool of `caffe_port.proto.schema`; only where
     that does not have all fields or enum values of the text, of the union of `caffe_port.proto.dialects`.
     Raises: PrototxtError with every problem of the text, up to MAX_PROBLEMS, each as file:line:column.
@@ -675,7 +678,7 @@ def parse(text: str, message_name: str = "NetParameter", *, file: str = "<string
     if text.startswith("\ufeff"):
         text = text[1:]
     message, parser = _parsed(text, file, schema.message(message_name))
-    if parser.problems:
+    if parser.problems and forks:
         # Maybe a fork's. Upstream comes first, so that what upstream can read is a message of upstream.
         message, parser = _parsed(text, file, dialects.union_message(message_name))
     parser.problems.raise_if_any()
@@ -685,11 +688,13 @@ def parse(text: str, message_name: str = "NetParameter", *, file: str = "<string
 def _parsed(text: str, file: str, message: Message) -> tuple[Message, _Parser]:
     parser = _Parser(text, file)
     with contextlib.suppress(_Stop):
-        parser.fields(message, message.DESCRIPTOR, parser.source._root, "", 0, 0)
+        parser.fields(message, cast("Descriptor", message.DESCRIPTOR), parser.source._root, "", 0, 0)
     return message, parser
 
 
-def read(path: str | os.PathLike[str], message_name: str = "NetParameter") -> tuple[Message, SourceMap]:
+def read(
+    path: str | os.PathLike[str], message_name: str = "NetParameter", *, forks: bool = True
+) -> tuple[Message, SourceMap]:
     """Reads a message from a prototxt file; as `parse` otherwise.
 
     The file is UTF-8, with or without a byte order mark; other bytes are passed over in comments, as Caffe does.
@@ -714,7 +719,7 @@ def read(path: str | os.PathLike[str], message_name: str = "NetParameter") -> tu
         looks = data[:1] in (b"\n", b"\x12", b"\xa2", b"\x1a")
         what = "a caffemodel (binary weights)" if looks else "a binary file"
         raise PrototxtError(f"{name}: looks like {what}, not like a prototxt (text)")
-    return parse(data.removeprefix(_UTF8_BOM).decode("utf-8", "surrogateescape"), message_name, file=name)
+    return parse(data.removeprefix(_UTF8_BOM).decode("utf-8", "surrogateescape"), message_name, file=name, forks=forks)
 
 
 # Writing

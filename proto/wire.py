@@ -25,7 +25,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from caffe_port.errors import Problems, WeightsError
-from caffe_port.proto import schema
+from caffe_port.proto import dialects, schema
 from caffe_port.proto.files import replacing
 from caffe_port.proto.schema import Message
 
@@ -59,6 +59,8 @@ _NET_LAYERS, _NET_LAYER = 2, 100
 _V2_NAME, _V2_BLOBS = 1, 7
 _V1_LAYER, _V1_NAME, _V1_BLOBS = 1, 4, 6
 _V0_NAME, _V0_BLOBS = 1, 50
+# What is read of a layer where only its blobs are wanted: name, type, and the V0 layer in a V1 one.
+_STABLE = {(_V2_NAME, _V2_BLOBS): (1, 2), (_V1_NAME, _V1_BLOBS): (_V1_LAYER, 4, 5), (_V0_NAME, _V0_BLOBS): (1, 2)}
 _DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9
 _DIM = 1
 _FLOAT: np.dtype[Any] = np.dtype("<f4")
@@ -368,9 +370,10 @@ def _shape(blob: BlobData) -> str:
 class _Reader:
     """Reads one file; only here because errors want the file, the layer and the offset that it is at."""
 
-    def __init__(self, name: str, data: Any) -> None:
+    def __init__(self, name: str, data: Any, definition: bool = True) -> None:
         self.name = name
         self.data = data
+        self.definition = definition
         self.problems = Problems()
         self.layer: str | None = None
 
@@ -401,7 +404,7 @@ class _Reader:
             raise self.damaged(error, "the net") from None
         except _Damaged as error:
             raise self.damaged(error, "the net") from None
-        net = self.parsed("NetParameter", rest, "the net", 0)
+        net = self.parsed("NetParameter", rest if self.definition else [], "the net", 0)
         for number, places in layers.items():
             for index, (value, stop) in enumerate(places):
                 self.layer = None
@@ -460,7 +463,7 @@ class _Reader:
                 if wire != 2:
                     raise _Damaged(start, f"a blob has the wire type {wire}")
                 blobs.append((value, stop, start))
-            else:
+            elif self.definition or number in _STABLE[name_field, blob_field]:
                 if number == name_field and wire == 2:
                     self.layer = bytes(self.data[value : min(stop, value + 200)]).decode("utf-8", "replace")
                 rest.append((number << 3 | wire, value, stop, start))
@@ -505,7 +508,8 @@ class _Reader:
             reason = "text in it is no valid UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
             there = f"layer {self.layer!r}" if self.layer is not None else what
             raise WeightsError(
-                f"{self.name}: {there} at byte {offset} cannot be read ({reason}); the file is damaged"
+                f"{self.name}: {there} at byte {offset} cannot be read ({reason}); the file is damaged, "
+                "or a fork's that means other things by some field numbers: then its prototxt is needed too"
             ) from None
 
     def check_strings(self, message: Any) -> None:
@@ -578,8 +582,11 @@ def looks_binary(path: str | os.PathLike[str]) -> bool:
         raise WeightsError(f"{os.fspath(path)}: cannot be read: {reason}") from None
 
 
-def read(path: str | os.PathLike[str]) -> WeightFile:
+def read(path: str | os.PathLike[str], *, definition: bool = True) -> WeightFile:
     """Reads a .caffemodel: a NetParameter of V2, V1 or V0 with the learned blobs in its layers.
+
+    definition: False reads of each layer only its name, type and blobs. Those stand in the same place in the files of
+    all forks, while other numbers may mean other things there, so that reading them could fail or give nonsense.
 
     Blobs in a V0 layer count as their entry's. Values may be packed, in several pieces, or unpacked; only in the last
     two cases are they copied.
@@ -591,7 +598,7 @@ def read(path: str | os.PathLike[str]) -> WeightFile:
     data = _map(path)
     wanted = "a caffemodel"
     _refuse_others(name, data, wanted)
-    reader = _Reader(name, data)
+    reader = _Reader(name, data, definition)
     try:
         net, blobs = reader.net()
     except WeightsError as error:
@@ -715,6 +722,10 @@ def write(path: str | os.PathLike[str], net: Message, blobs: Sequence[Sequence[B
     file beyond the 2 GiB that Caffe can read; ArtifactError where it cannot be written.
     """
     name = os.fspath(path)
+    if dialects.is_union(net):
+        raise WeightsError(
+            f"{name}: the net has what only forks of Caffe have, which has no number that all would read"
+        )
     if len(net.layer) and len(net.layers):
         raise WeightsError(f"{name}: a net with both `layer` and `layers` entries is none that Caffe reads")
     number, layers = (_NET_LAYERS, net.layers) if len(net.layers) else (_NET_LAYER, net.layer)

@@ -537,6 +537,15 @@ def test_with_weights() -> None:
     assert kept is not None and kept[0] != 1e9, "a caller's later change must not reach the net"
 
 
+def test_with_weights_copies_no_array_that_cannot_change() -> None:
+    values = weights_of(built(CONV_NET))
+    values["fc"][0].flags.writeable = False
+    net = built(CONV_NET).with_weights(values)
+    kept, copied = net.layer("fc").weights[0].data, net.layer("fc").weights[1].data
+    assert kept is not None and np.shares_memory(kept, values["fc"][0])
+    assert copied is not None and not np.shares_memory(copied, values["fc"][1])
+
+
 def test_with_weights_keeps_float64() -> None:
     values = {name: [a.astype(np.float64) for a in arrays] for name, arrays in weights_of(built(CONV_NET)).items()}
     assert {

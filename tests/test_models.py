@@ -1,4 +1,4 @@
-"""Small trained models of others, every layer, in every backend: MTCNN's three nets and LeNet, with the files Caffe wrote.
+"""Small trained models of others, every layer, in every backend: MTCNN's three nets and LeNet, as Caffe wrote them.
 
 They belong to others and lie beside the checkout, where they are present.
 """

@@ -1,6 +1,7 @@
 """The nine recorded architectures, every layer, in every backend.
 
-The prototxts of all but MS_CTC belong to others and lie beside the checkout, where they are present; the recordings are ours.
+The prototxts of all but MS_CTC belong to others and lie beside the checkout, where they are present; the recordings are
+ours.
 """
 
 from __future__ import annotations

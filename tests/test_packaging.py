@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {"caffe_port": "caffe_port"} | {
     f"caffe_port.{name}": name for name in ("proto", "converters", "reference_outputs")
 }
-HEAVY = ("google.protobuf", "h5py", "numpy", "onnx", "onnxruntime", "PIL", "torch")
+HEAVY = ("google.protobuf", "h5py", "lmdb", "numpy", "onnx", "onnxruntime", "PIL", "torch")
 
 # What lies in the package folders and is not installed: it is for whoever has the sources.
 NOT_INSTALLED = (

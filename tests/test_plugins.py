@@ -117,7 +117,7 @@ def test_a_refused_parameter(tmp_path: Path) -> None:
             "caffe_port.converters.to_onnx.activation had it first",
         ),
         (DECLARED + "1 / 0\n", "plugin.py:6: the plug-in cannot be loaded: ZeroDivisionError"),
-        ('from caffe_port.registry import emitter\nemitter("tensorflow", "X")\n', "plugin.py:2: .*'tensorflow'"),
+        ('from caffe_port.registry import emitter\nemitter("tensorflow", "X")\n', r"plugin.py:2: .*'tensorflow'"),
         ("\0", "plugin.py"),
     ],
 )
@@ -144,7 +144,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def entry_points(monkeypatch: pytest.MonkeyPatch, folder: Path, value: str) -> None:
     found = [importlib.metadata.EntryPoint("mine", value, registry.ENTRY_POINTS)]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: found if group == "caffe_port.layers" else [])
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda *, group: found if group == "caffe_port.layers" else []
+    )
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, value, raising=False)
 
@@ -162,7 +164,7 @@ def test_an_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def test_a_broken_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry_points(monkeypatch, tmp_path, "not_installed_at_all")
     for _ in range(2):
-        with pytest.raises(PluginError, match="entry point mine = not_installed_at_all: .*ModuleNotFoundError"):
+        with pytest.raises(PluginError, match=r"entry point mine = not_installed_at_all: .*ModuleNotFoundError"):
             registry.find_layer("Unheard")
 
 

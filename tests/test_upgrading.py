@@ -22,7 +22,8 @@ SOLVERS = CONFORMANCE / "solver"
 V1 = """
 name: "old"
 input: "x" input_dim: 1 input_dim: 3 input_dim: 1 input_dim: 1
-layers { name: "fc" type: INNER_PRODUCT bottom: "x" top: "y" blobs_lr: 1 blobs_lr: 2 inner_product_param { num_output: 5 } }
+layers { name: "fc" type: INNER_PRODUCT bottom: "x" top: "y" blobs_lr: 1 blobs_lr: 2
+         inner_product_param { num_output: 5 } }
 """
 V2 = """
 name: "old"
@@ -112,7 +113,7 @@ def test_other_kinds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['layers { type: NONSENSE }', "layer {", 'layer { name: "a" } layers { name: "b" }', "base_lr: x"]
+    "content", ["layers { type: NONSENSE }", "layer {", 'layer { name: "a" } layers { name: "b" }', "base_lr: x"]
 )
 def test_nothing_is_left_of_a_failure(tmp_path: Path, content: str) -> None:
     source = given(tmp_path / "bad", content)

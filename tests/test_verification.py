@@ -128,7 +128,7 @@ def net_index(net: Net, layer: str) -> int:
 def test_a_wrong_net_is_caught_even_if_the_floor_is_measured_with_it(
     ms_ctc: tuple[Net, Recording, dict[str, Array]], layer: str, backend: str
 ) -> None:
-    """The net itself is wrong, and with it the float64 run: the recording is then further off than rounding explains."""
+    """The net is wrong, and with it the float64 run: the recording is then further off than rounding explains."""
     net, recorded, inputs = ms_ctc
     report = verify(perturbed_weight(net, layer), recorded, backend, inputs=inputs)
     assert not report.ok

@@ -148,7 +148,7 @@ def test_unused_weights_are_passed_over_and_noted(tmp_path: Path) -> None:
     net = cp.load(definition, weights)
     assert [note.layer for note in net.notes] == ["other"]
     assert not net.missing_weights()
-    with pytest.raises(WeightsError, match="layer 'other': .* no layer of the net has this name"):
+    with pytest.raises(WeightsError, match=r"layer 'other': .* no layer of the net has this name"):
         cp.load(definition, weights, refuse_unused_weights=True)
 
 
@@ -422,8 +422,8 @@ def test_no_weight_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     definition, weights = write_model(tmp_path)
     reads: list[wire.WeightFile] = []
 
-    def read(path: Any) -> wire.WeightFile:
-        reads.append(original(path))
+    def read(path: Any, **options: Any) -> wire.WeightFile:
+        reads.append(original(path, **options))
         return reads[-1]
 
     original = wire.read

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from caffe_port.errors import Location, UnsupportedParameter
+from caffe_port.proto import dialects
 from caffe_port.shapes import Shape
 
 if TYPE_CHECKING:
@@ -94,9 +95,14 @@ class Params:
         return str(self._get(name))
 
     def enum(self, name: str) -> str:
-        """The name of an enum field's value, e.g. `MAX`."""
+        """The name of an enum field's value, e.g. `MAX`. Raises UnsupportedParameter for one that is a fork's."""
         descriptor = self._message.DESCRIPTOR.fields_by_name[name]
-        return str(descriptor.enum_type.values_by_number[self._get(name)].name)
+        number = self._get(name)
+        value = str(descriptor.enum_type.values_by_number[number].name)
+        if number >= dialects.FIRST_NUMBER and descriptor.number < dialects.FIRST_NUMBER:
+            forks = "".join(dialects.fork_paths(self._message).get(f"{name}: {value}", ""))
+            raise UnsupportedParameter(f"{name}: {value} is not upstream's but of {forks}, and nothing here knows it")
+        return value
 
     def integers(self, name: str) -> tuple[int, ...]:
         return tuple(int(value) for value in self._get(name))
@@ -125,6 +131,13 @@ class Params:
     def inert(self, *names: str) -> None:
         """Fields that change speed or memory but no number: engines, prefetching."""
         self._seen.update(names)
+
+    def has_read(self, path: str) -> bool:
+        """Whether the field at a dotted path was looked at. In a message kept whole (`raw`) no field counts as that."""
+        name, _, rest = path.partition(".")
+        if name.partition("[")[0] not in self._seen:
+            return False
+        return not rest or any(child.has_read(rest) for own, child in self._children if own == name)
 
     def unread(self) -> Iterator[str]:
         """Names of set fields nobody looked at, sub-messages included (dotted)."""
@@ -160,6 +173,11 @@ class LayerSpec:
     @property
     def num_tops(self) -> int:
         return len(self.message.top)
+
+    def has_read(self, path: str) -> bool:
+        """Whether the layer's own code looked at the field at a dotted path, as `pooling_param.ceil_mode`."""
+        name, _, rest = path.partition(".")
+        return name in self.read and (not rest or self.read[name].has_read(rest))
 
     def params(self, name: str) -> Params:
         """A parameter message of the layer (`convolution_param`); its defaults if it is not set."""

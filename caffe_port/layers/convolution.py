@@ -259,23 +259,35 @@ class Convolution(LayerDef):
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self._check(bottoms)
         axis = self.channel_axis(bottoms[0])
-        spatial = self.window(bottoms[0]).output(bottoms[0][axis + 1 :])
+        spatial = self.output(self.window(bottoms[0]), bottoms[0][axis + 1 :])
         return [(*bottoms[0][:axis], self.num_output, *spatial)] * len(bottoms)
+
+    def output(self, window: Window, spatial: Shape) -> Shape:
+        """Spatial dims of the top for those of the bottom."""
+        return window.output(spatial)
+
+    def weight_shape(self, channels: int, kernel: Shape) -> Shape:
+        """Shape of learned blob 0 for a bottom of `channels`."""
+        return (self.num_output, channels // self.group, *kernel)
 
     def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
         channels = bottoms[0][self.channel_axis(bottoms[0])]
         kernel = self.window(bottoms[0]).kernel
-        specs = [WeightSpec((self.num_output, channels // self.group, *kernel), self.weight_filler)]
+        specs = [WeightSpec(self.weight_shape(channels, kernel), self.weight_filler)]
         if self.bias_term:
             specs.append(WeightSpec((self.num_output,), self.bias_filler))
         return specs
+
+    def product(self, x: Array, weight: Array, window: Window) -> Array:
+        """Top (N, num_output, out…), without bias, of x (N, C, spatial…)."""
+        return convolve(x, weight, window, self.group)
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
         tops = []
         for x in bottoms:
             axis = self.channel_axis(x.shape)
             window = self.window(x.shape)
-            top = convolve(x.reshape(-1, *x.shape[axis:]), weights[0], window, self.group)
+            top = self.product(x.reshape(-1, *x.shape[axis:]), weights[0], window)
             if self.bias_term:
                 top += weights[1].reshape(-1, *[1] * window.axes)
             tops.append(top.reshape(*x.shape[:axis], *top.shape[1:]))
@@ -297,30 +309,14 @@ class Deconvolution(Convolution):
     Source: BVLC/caffe @ 9b89154, base_conv_layer.cpp, deconv_layer.cpp.
     """
 
-    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        self._check(bottoms)
-        axis = self.channel_axis(bottoms[0])
-        spatial = self.window(bottoms[0]).deconvolved(bottoms[0][axis + 1 :])
-        return [(*bottoms[0][:axis], self.num_output, *spatial)] * len(bottoms)
+    def output(self, window: Window, spatial: Shape) -> Shape:
+        return window.deconvolved(spatial)
 
-    def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
-        channels = bottoms[0][self.channel_axis(bottoms[0])]
-        kernel = self.window(bottoms[0]).kernel
-        specs = [WeightSpec((channels, self.num_output // self.group, *kernel), self.weight_filler)]
-        if self.bias_term:
-            specs.append(WeightSpec((self.num_output,), self.bias_filler))
-        return specs
+    def weight_shape(self, channels: int, kernel: Shape) -> Shape:
+        return (channels, self.num_output // self.group, *kernel)
 
-    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
-        tops = []
-        for x in bottoms:
-            axis = self.channel_axis(x.shape)
-            window = self.window(x.shape)
-            top = deconvolve(x.reshape(-1, *x.shape[axis:]), weights[0], window, self.group)
-            if self.bias_term:
-                top += weights[1].reshape(-1, *[1] * window.axes)
-            tops.append(top.reshape(*x.shape[:axis], *top.shape[1:]))
-        return tops
+    def product(self, x: Array, weight: Array, window: Window) -> Array:
+        return deconvolve(x, weight, window, self.group)
 
     def macs(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         kernel = count(self.weight_specs(bottoms)[0].shape, 1)

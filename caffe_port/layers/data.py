@@ -72,21 +72,40 @@ class Input(LayerDef):
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """The parts of `transform_param` that decide a shape; the rest describes preprocessing."""
+    """A `transform_param`: what becomes of an item on its way from the source to the top."""
 
-    crop_size: int
-    channels: int | None
+    crop_size: int = 0
+    mean_values: tuple[float, ...] = ()
+    mean_file: str = ""
+    scale: float = 1.0
+    mirror: bool = False
+    force_color: bool = False
+    force_gray: bool = False
 
     @classmethod
     def parse(cls, spec: LayerSpec) -> Transform:
         params = spec.params("transform_param")
-        params.inert("scale", "mirror", "mean_file", "force_color", "force_gray")
-        means = params.reals("mean_value")
-        return cls(crop_size=params.integer("crop_size"), channels=len(means) if len(means) > 1 else None)
+        return cls(
+            crop_size=params.integer("crop_size"),
+            mean_values=params.reals("mean_value"),
+            mean_file=params.text("mean_file"),
+            scale=params.real("scale"),
+            mirror=params.flag("mirror"),
+            force_color=params.flag("force_color"),
+            force_gray=params.flag("force_gray"),
+        )
+
+    @property
+    def channels(self) -> int | None:
+        """The channels of an item, where the mean values tell them."""
+        return len(self.mean_values) if len(self.mean_values) > 1 else None
 
 
 class DataSource(LayerDef):
-    """A layer that reads files. Here its tops are inputs; reading the source is not part of the net."""
+    """A layer that reads files. Here its tops are inputs; reading the source is not part of the net.
+
+    `caffe_port.datasets` reads it where that is asked for.
+    """
 
     bottoms = Count(0, 0)
     is_input = True
@@ -106,19 +125,24 @@ class Data(DataSource):
 
     batch_size: int
     transform: Transform
+    source: str = ""
+    backend: str = "LEVELDB"
 
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("data_param")
         # Read by nobody in Caffe either: the V1 upgrade moves them to transform_param.
         params.inert("rand_skip", "scale", "mean_file", "crop_size", "mirror", "force_encoded_color")
-        params.inert("source", "backend", "prefetch")
-        return cls(params.integer("batch_size"), Transform.parse(spec))
+        params.inert("prefetch")
+        return cls(
+            params.integer("batch_size"), Transform.parse(spec), params.text("source"), backend=params.enum("backend")
+        )
 
     def declared_shapes(self, num_tops: int) -> list[Shape | None]:
         crop, channels = self.transform.crop_size, self.transform.channels
         data = (self.batch_size, channels, crop, crop) if crop and channels else None
-        return [data, (self.batch_size,)][:num_tops]
+        shapes: list[Shape | None] = [data, (self.batch_size,)]
+        return shapes[:num_tops]
 
 
 @layer("ImageData")
@@ -137,17 +161,36 @@ class ImageData(DataSource):
     channels: int
     height: int
     width: int
+    transform: Transform = Transform()
+    source: str = ""
+    root_folder: str = ""
+    new_size: tuple[int, int] | None = None
+    """Height and width every image is resized to."""
+    shuffle: bool = False
+    rand_skip: int = 0
 
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("image_data_param")
-        params.inert("source", "rand_skip", "shuffle", "root_folder", "scale", "mean_file", "crop_size", "mirror")
+        # Read by nobody in Caffe either: the V1 upgrade moves them to transform_param.
+        params.inert("scale", "mean_file", "crop_size", "mirror")
         height, width = params.integer("new_height"), params.integer("new_width")
         if (height > 0) != (width > 0):
             raise refuse("new_height and new_width must be given together")
-        crop = Transform.parse(spec).crop_size
-        channels = 3 if params.flag("is_color") else 1
-        return cls(params.integer("batch_size"), channels, crop or height, crop or width)
+        transform = Transform.parse(spec)
+        crop = transform.crop_size
+        return cls(
+            params.integer("batch_size"),
+            channels=3 if params.flag("is_color") else 1,
+            height=crop or height,
+            width=crop or width,
+            transform=transform,
+            source=params.text("source"),
+            root_folder=params.text("root_folder"),
+            new_size=(height, width) if height > 0 else None,
+            shuffle=params.flag("shuffle"),
+            rand_skip=params.integer("rand_skip"),
+        )
 
     def declared_shapes(self, num_tops: int) -> list[Shape | None]:
         data = (self.batch_size, self.channels, self.height, self.width) if self.height else None
@@ -192,12 +235,16 @@ class HDF5Data(DataSource):
 
     tops = Count(1, None)
 
+    batch_size: int = 0
+    source: str = ""
+    shuffle: bool = False
+
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
-        spec.params("hdf5_data_param").inert("source", "batch_size", "shuffle")
+        params = spec.params("hdf5_data_param")
         if spec.message.HasField("transform_param"):
             raise refuse("HDF5Data does not transform data: remove transform_param")
-        return cls()
+        return cls(params.integer("batch_size"), params.text("source"), params.flag("shuffle"))
 
     def declared_shapes(self, num_tops: int) -> list[Shape | None]:
         return [None] * num_tops
@@ -217,18 +264,37 @@ class WindowData(DataSource):
 
     batch_size: int
     crop_size: int
+    transform: Transform = Transform()
+    source: str = ""
+    root_folder: str = ""
+    scale: float = 1.0
+    """Of window_data_param: the one that counts here."""
+    fg_threshold: float = 0.5
+    bg_threshold: float = 0.5
+    fg_fraction: float = 0.25
+    context_pad: int = 0
+    crop_mode: str = "warp"
 
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("window_data_param")
-        params.inert(
-            "source", "scale", "mean_file", "crop_size", "mirror", "fg_threshold", "bg_threshold", "fg_fraction",
-            "context_pad", "crop_mode", "cache_images", "root_folder",
-        )  # fmt: skip
-        crop = Transform.parse(spec).crop_size
-        if crop <= 0:
+        params.inert("mean_file", "crop_size", "mirror", "cache_images")
+        transform = Transform.parse(spec)
+        if transform.crop_size <= 0:
             raise refuse("transform_param.crop_size must be given")
-        return cls(params.integer("batch_size"), crop)
+        return cls(
+            params.integer("batch_size"),
+            transform.crop_size,
+            transform,
+            source=params.text("source"),
+            root_folder=params.text("root_folder"),
+            scale=params.real("scale"),
+            fg_threshold=params.real("fg_threshold"),
+            bg_threshold=params.real("bg_threshold"),
+            fg_fraction=params.real("fg_fraction"),
+            context_pad=params.integer("context_pad"),
+            crop_mode=params.text("crop_mode"),
+        )
 
     def declared_shapes(self, num_tops: int) -> list[Shape | None]:
         return [(self.batch_size, 3, self.crop_size, self.crop_size), (self.batch_size,)]

@@ -65,7 +65,7 @@ def _can_take(layer: Layer) -> bool:
     definition = layer.definition
     if len(layer.tops) != 1 or len(layer.bottoms) != 1 or any(weight.owner or weight.name for weight in layer.weights):
         return False
-    if isinstance(definition, Convolution):
+    if type(definition) is Convolution:  # not Deconvolution, whose weights have the outputs on another axis
         return definition.channel_axis(layer.bottoms[0].shape) == 1
     # The outputs of an InnerProduct are its top's axis 1, BatchNorm's channels, if it starts there and nothing follows.
     return isinstance(definition, InnerProduct) and definition.start(layer.bottoms[0].shape) == 1

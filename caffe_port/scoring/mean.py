@@ -84,8 +84,8 @@ class Mean:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the mean as .npy where the path ends so, else as .binaryproto, which appears complete or not at all.
 
-        A .binaryproto is what Caffe's compute_image_mean writes: a legacy blob of 1, channels, height, width; of a value
-        a channel, height and width are 1. float64 values are written as `double_data`, which Caffe reads too.
+        A .binaryproto is what Caffe's compute_image_mean writes: a legacy blob of 1, channels, height, width; of a
+        value a channel, height and width are 1. float64 values are written as `double_data`, which Caffe reads too.
         Raises: ArtifactError where it cannot be written.
         """
         if os.fspath(path).endswith(".npy"):
@@ -107,8 +107,9 @@ class Mean:
     def apply(self, image: npt.ArrayLike, offset: tuple[int, int] = (0, 0)) -> Array:
         """`image` minus the mean.
 
-        image: (…, C, h, w); comes back as float32, as float64 where it was. offset: row and column of the uncropped image
-        at which `image` was cut out; a mean image is looked at there, as Caffe's DataTransformer does (before mirroring).
+        image: (…, C, h, w); comes back as float32, as float64 where it was. offset: row and column of the uncropped
+        image at which `image` was cut out; a mean image is looked at there, as Caffe's DataTransformer does (before
+        mirroring).
         Raises: ShapeError if the channels differ or the mean image does not reach over the cut.
         Source: BVLC/caffe @ 9b89154, data_transformer.cpp.
         """

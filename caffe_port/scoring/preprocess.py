@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from caffe_port.errors import ImageError
 
-__all__ = ["Source", "open_nsfw_tensor"]
+__all__ = ["Source", "open_nsfw_tensor", "opened_image"]
 
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
 """An image: a path, the bytes of a file, an open file (read from its start), or an image of Pillow."""
@@ -61,7 +61,7 @@ def open_nsfw_tensor(source: Source) -> NDArray[np.float32]:
     Raises: ImageError if there is no such file or Pillow cannot decode it, with the file's name and the reason.
     Source: yahoo/open_nsfw, classify_nsfw.py; BVLC/caffe @ 9b89154, python/caffe/io.py (Transformer).
     """
-    with _decoding(source) as image:
+    with opened_image(source) as image:
         pixels = _jpeg_round_trip(_resized(image))
     # From here on every step looks at one pixel of one channel alone, so all of them together are one look-up.
     centre = pixels[_OFFSET : _OFFSET + _CROP, _OFFSET : _OFFSET + _CROP]
@@ -102,7 +102,7 @@ def _tables() -> NDArray[np.float32]:
 
 
 @contextmanager
-def _decoding(source: Source) -> Iterator[Image.Image]:
+def opened_image(source: Source) -> Iterator[Image.Image]:
     """The opened image; whatever fails while it is in use becomes an ImageError."""
     name = _name(source)
     try:

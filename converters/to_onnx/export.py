@@ -10,7 +10,7 @@ import numpy as np
 from caffe_port import registry
 from caffe_port._version import __version__
 from caffe_port.converters.to_onnx.context import OnnxContext
-from caffe_port.errors import CaffePortError, GraphError, Problems, UnsupportedLayer
+from caffe_port.errors import CaffePortError, GraphError
 from caffe_port.net import Blob, Layer, Net
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def to_onnx(net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[
         net = net.with_input_shapes({name: (batch, *shape[1:]) for name, shape in net.input_shapes.items() if shape})
     elif batch != "symbolic":
         raise GraphError(f"batch must be 'symbolic' or a number, not {batch!r}")
-    _check_expressible(net)
+    registry.require_expressible("onnx", net.layers)
     names = value_names(net)
     context = _emit(net, names)
     other = _at_another_batch(net, context, names) if batch == "symbolic" else None
@@ -139,23 +139,6 @@ def _data_dependent(net: Net) -> set[Blob]:
         if layer.definition.data_dependent or any(blob.origin in found for blob in layer.bottoms):
             found.update(layer.tops)
     return found | {blob for blob in net.blobs.values() if blob.origin in found}
-
-
-def _check_expressible(net: Net) -> None:
-    """Raises UnsupportedLayer for all layers without an emitter."""
-    problems = Problems()
-    for layer in net.layers:
-        if layer.definition.is_input or layer.type in PASS_THROUGH:
-            continue
-        if registry.find_emitter("onnx", layer.type) is None:
-            reason = registry.reason_inexpressible("onnx", layer.type) or "no emitter for it yet"
-            problems.add(
-                UnsupportedLayer,
-                f"{layer.type} cannot be written as ONNX: {reason}",
-                layer=layer.name,
-                location=layer.location,
-            )
-    problems.raise_if_any()
 
 
 def _emit(net: Net, names: dict[Blob, str]) -> OnnxContext:

@@ -6,7 +6,7 @@ import keyword
 from typing import TYPE_CHECKING
 
 from caffe_port import registry
-from caffe_port.errors import MissingDependency, Problems, UnsupportedLayer
+from caffe_port.errors import MissingDependency
 from caffe_port.net import Layer, Net
 
 if TYPE_CHECKING:
@@ -35,18 +35,7 @@ def to_pytorch(net: Net) -> nn.Module:
     """
     require_torch()
     net.require_weights()
-    problems = Problems()
-    for layer in net.layers:
-        if layer.definition.is_input or layer.type == "Split" or registry.find_emitter("pytorch", layer.type):
-            continue
-        reason = registry.reason_inexpressible("pytorch", layer.type) or "no emitter for it yet"
-        problems.add(
-            UnsupportedLayer,
-            f"{layer.type} cannot be written as PyTorch: {reason}",
-            layer=layer.name,
-            location=layer.location,
-        )
-    problems.raise_if_any()
+    registry.require_expressible("pytorch", net.layers)
     from caffe_port.converters.to_pytorch.modules.graph import GraphModule
 
     module = GraphModule(net, child_names(net))

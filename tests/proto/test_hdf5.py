@@ -1,8 +1,11 @@
-"""HDF5 weights. The files are made here with h5py, by what net.cpp's ToHDF5 writes: /data/{layer}/{index}, native dims."""
+"""HDF5 weights. The files are made here with h5py, by what net.cpp's ToHDF5 writes: /data/{layer}/{index}, native
+dims.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,8 @@ h5py: Any = pytest.importorskip("h5py")
 from small import CONV_NET, filled, inputs_of, one_input, write_model  # noqa: E402
 
 import caffe_port as cp  # noqa: E402
-from caffe_port.errors import WeightsError  # noqa: E402
-from caffe_port.proto import hdf5  # noqa: E402
+from caffe_port.errors import MissingDependency, WeightsError  # noqa: E402
+from caffe_port.proto import hdf5, solverstate  # noqa: E402
 from caffe_port.weights import write_hdf5  # noqa: E402
 
 CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
@@ -198,7 +201,7 @@ def test_text_and_references_to_other_files_are_refused(tmp_path: Path) -> None:
         hdf5.read(tmp_path / "linked.h5")
     with h5py.File(tmp_path / "loop.h5", "w") as file:
         file["data/a/b"] = h5py.SoftLink("/data/a")
-    with pytest.raises(WeightsError, match="nested deeper|too many|cannot be read"):
+    with pytest.raises(WeightsError, match=r"nested deeper|too many|cannot be read"):
         hdf5.read(tmp_path / "loop.h5")
     layout = h5py.VirtualLayout((5, 3), "<f4")
     layout[:] = h5py.VirtualSource(str(other), "data/fc/0", (5, 3))
@@ -290,3 +293,11 @@ def test_a_recorded_net_through_hdf5(tmp_path: Path) -> None:
     with np.load(folder / "run.npz") as run:
         for weight in again.weights():
             assert weight.data is not None and np.array_equal(weight.data, run[f"12:{weight.label}"])
+
+
+def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = h5(tmp_path / "w.h5", {"data/fc/0": WEIGHT})
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    for use in (lambda: hdf5.read(path), lambda: hdf5.write(path, []), lambda: solverstate.is_solverstate(path)):
+        with pytest.raises(MissingDependency, match=r"pip install 'caffe_port\[hdf5\]'"):
+            use()

@@ -31,7 +31,7 @@ def test_what_caffe_saved(name: str) -> None:
     assert [blob.shape for blob in state.history] == shapes * SETS[solver.type]
     assert any(blob.data.any() for blob in state.history)
     assert all(np.isfinite(blob.data).all() for blob in state.history)
-    # Where steps are counted: those whose iteration is behind the 12 updates (the last seen is update 11, counted from 0).
+    # A step counts once its iteration was reached; the last update is the one at iteration 11, counted from 0.
     if solver.lr_policy == "multistep":
         assert state.current_step == sum(step <= 11 for step in solver.stepvalue)
 

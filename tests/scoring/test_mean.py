@@ -108,13 +108,13 @@ def test_files_without_a_mean(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cut\.npy: no \.npy file that can be read"):
         Mean.read(tmp_path / "cut.npy")
     np.save(tmp_path / "text.npy", np.array(["a"]))
-    with pytest.raises(WeightsError, match="an array of numbers"):
+    with pytest.raises(WeightsError, match=r"an array of numbers"):
         Mean.read(tmp_path / "text.npy")
     np.save(tmp_path / "two.npy", np.zeros((2, 3)))
     with pytest.raises(WeightsError, match=r"two\.npy: a mean has the shape .*, not 2x3"):
         Mean.read(tmp_path / "two.npy")
     (tmp_path / "many").write_bytes(by_hand((2, 1, 1, 2), [1, 2, 3, 4]))
-    with pytest.raises(WeightsError, match="many: a mean has the shape .*, not 2x1x1x2"):
+    with pytest.raises(WeightsError, match=r"many: a mean has the shape .*, not 2x1x1x2"):
         Mean.read(tmp_path / "many")
     (tmp_path / "short").write_bytes(by_hand((1, 2, 3, 4), [1, 2]))
     with pytest.raises(WeightsError, match="has 2 values, its shape 1x2x3x4 needs 24"):

@@ -22,7 +22,7 @@ def _padded(x: Tensor, window: Window, first: int) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Caffe's Convolution with several bottoms, other channel axes, no spatial axis, or a window that reads past the pad."""
+    """Caffe's Convolution where torch's do not fit: several bottoms, another channel axis, a window past the pad."""
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool, window: Window, group: int, axis: int) -> None:
         super().__init__()

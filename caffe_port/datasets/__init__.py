@@ -1,0 +1,141 @@
+"""Data layers that really read: HDF5Data, ImageData, Data (LMDB), MemoryData, WindowData.
+
+For converting and running, a data layer is an input of the net. Where it is asked for, this gives it what Caffe would:
+
+    batches = open_sources("train_val.prototxt", phase="TEST")
+    batch = next(batches)                                    # {"data": …, "label": …}
+    shapes = {name: array.shape for name, array in batch.items()}
+    net = cp.load("train_val.prototxt", "weights.caffemodel", input_shapes=shapes)
+    blobs = cp.run(net, batch)
+
+A source names files of the one who wrote the prototxt; nothing is opened but by these functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffe_port import registry
+from caffe_port.errors import CaffePortError, DataError, Problems
+from caffe_port.frontend import NetState, PlacedLayer, filter_by_state
+from caffe_port.layers import data as layers
+from caffe_port.layers.base import Array, LayerDef, LayerSpec
+from caffe_port.proto import text, upgrade
+
+if TYPE_CHECKING:
+    from caffe_port.datasets.readers import Batches
+
+__all__ = ["Batch", "open_source", "open_sources"]
+
+Batch = dict[str, Array]
+"""A value for each top, by its name."""
+
+
+def open_source(
+    definition: LayerDef,
+    tops: Sequence[str],
+    *,
+    phase: str = "TEST",
+    root: str | os.PathLike[str] = ".",
+    seed: int = 0,
+    arrays: tuple[Array, Array] | None = None,
+) -> Iterator[Batch]:
+    """The batches of a data layer, float32, without end: at the end of the data it starts anew, as Caffe does.
+
+    tops: the names of its tops. phase: decides how it crops. root: what relative paths of the layer and of its lists
+    are relative to; Caffe takes the working directory. seed: of the layer's own random numbers (mirror, crop, windows:
+    those of Caffe for that seed; the order of `shuffle` is not Caffe's). arrays: data and labels for MemoryData.
+    Raises, at the first batch: DataError for a source that cannot be read or does not fit, ImageError, WeightsError for
+    a mean file, MissingDependency; at once: DataError for a layer that is no data source.
+    """
+    batches = _batches(definition, tops, phase, root, seed, arrays)
+    return (dict(zip(tops, batch, strict=True)) for batch in batches)
+
+
+def _batches(
+    definition: LayerDef,
+    tops: Sequence[str],
+    phase: str,
+    root: str | os.PathLike[str],
+    seed: int,
+    arrays: tuple[Array, Array] | None,
+) -> Batches:
+    from caffe_port.datasets import readers
+
+    if isinstance(definition, layers.HDF5Data):
+        return readers.hdf5_batches(definition, tops, root=root, seed=seed)
+    if isinstance(definition, layers.Data):
+        return readers.lmdb_batches(definition, tops, phase=phase, root=root, seed=seed)
+    if isinstance(definition, layers.ImageData):
+        return readers.image_batches(definition, phase=phase, root=root, seed=seed)
+    if isinstance(definition, layers.WindowData):
+        return readers.window_batches(definition, root=root, seed=seed)
+    if isinstance(definition, layers.MemoryData):
+        if arrays is None:
+            raise DataError("MemoryData has no file: give its data and labels (arrays=)")
+        return readers.memory_batches(definition, *arrays)
+    raise DataError(f"{definition.type} reads no data")
+
+
+def open_sources(
+    prototxt: str | os.PathLike[str],
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    root: str | os.PathLike[str] = ".",
+    seed: int = 0,
+) -> Iterator[Batch]:
+    """The batches of all data layers of a prototxt that are kept in a state, one dict for each pass of the net.
+
+    Inputs (Input layers, MemoryData) are left out: they have no file. Each layer has a seed of its own, made of `seed`
+    and its place. Arguments and errors otherwise as `open_source`. Raises, at once: PrototxtError and the other errors
+    of reading a net; DataError, with the layer's name, if no layer of the net reads data.
+    """
+    message, where = text.read(prototxt)
+    upgraded = upgrade.upgrade_net(message, where, None)
+    placed = [
+        PlacedLayer(layer, where.location(origin), i)
+        for i, (layer, origin) in enumerate(zip(upgraded.net.layer, upgraded.origin, strict=True))
+    ]
+    written = upgraded.net.state
+    state = NetState(phase, level or written.level, (*written.stage, *stages))
+    problems = Problems()
+    kept = filter_by_state(placed, state, problems)
+    problems.raise_if_any()
+    opened: list[tuple[PlacedLayer, Iterator[Batch]]] = []
+    for position, layer in enumerate(kept):
+        definition_class = registry.find_layer(layer.message.type)
+        if definition_class is None or not issubclass(definition_class, layers.DataSource):
+            continue
+        if definition_class is layers.MemoryData:
+            continue
+        # A phase of the layer's own wins over the net's.
+        own_phase = phase if not layer.message.HasField("phase") else "TEST" if layer.message.phase else "TRAIN"
+        try:
+            definition = definition_class.parse(LayerSpec(layer.message, own_phase, layer.location))
+        except CaffePortError as error:
+            problems.add(type(error), str(error), layer=layer.name, location=layer.location)
+            continue
+        # Two layers that cut the same images must not cut them at the same places by accident.
+        own_seed = seed + 7919 * position
+        own = open_source(definition, list(layer.message.top), phase=own_phase, root=root, seed=own_seed)
+        opened.append((layer, own))
+    problems.raise_if_any()
+    if not opened:
+        raise DataError(f"{Path(prototxt)}: no layer of the net reads data in phase {phase}")
+    return _together(opened)
+
+
+def _together(opened: Sequence[tuple[PlacedLayer, Iterator[Batch]]]) -> Iterator[Batch]:
+    while True:
+        batch: Batch = {}
+        for layer, batches in opened:
+            try:
+                batch.update(next(batches))
+            except CaffePortError as error:
+                raise type(error)(f"layer {layer.name!r}: {error}") from error
+        yield batch
