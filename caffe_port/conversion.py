@@ -76,7 +76,7 @@ def convert(
             backends += checks
         reports = []
         if verify:
-            read = [recording.read(path) for path in recordings]
+            read: list[recording.Recording | None] = [recording.read(path) for path in recordings]
             for reference_recording in read or [None]:
                 reference = Reference.make(net, reference_recording)
                 for backend in backends:

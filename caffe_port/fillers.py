@@ -135,4 +135,5 @@ def bilinear(shape: Shape) -> npt.NDArray[np.float64]:
     factor = math.ceil(size / 2)
     centre = (size - 1) / (2 * factor)
     weights = 1 - np.abs(np.arange(size) / factor - centre)
-    return np.broadcast_to(np.outer(weights, weights), shape).copy()
+    kernels: npt.NDArray[np.float64] = np.broadcast_to(np.outer(weights, weights), shape).copy()
+    return kernels

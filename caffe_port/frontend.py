@@ -114,11 +114,11 @@ def insert_splits(layers: Sequence[PlacedLayer], problems: Problems) -> list[Pla
             copy.CopyFrom(message)
             message = copy
         for j, bottom in enumerate(original_bottoms):
-            key = source_of.get((i, j))
-            if key is not None and uses[key] > 1:
-                k = next_split.get(key, 0)
-                next_split[key] = k + 1
-                message.bottom[j] = _split_top(layers[key[0]].name, bottom, key[1], k)
+            source = source_of.get((i, j))
+            if source is not None and uses[source] > 1:
+                k = next_split.get(source, 0)
+                next_split[source] = k + 1
+                message.bottom[j] = _split_top(layers[source[0]].name, bottom, source[1], k)
         result.append(PlacedLayer(message, layer.location, layer.source_index, layer.automatic))
         for j in split_tops:
             top = message.top[j]

@@ -328,7 +328,8 @@ def _matched(
     times: Counter[tuple[str, str, str]] = Counter()
     for entry in recording.layers:
         name = (entry.layer, entry.type, entry.top)
-        entries[(*name, times[name])] = entry
+        key = (*name, times[name])
+        entries[key] = entry
         times[name] += 1
     times.clear()
     matched: dict[tuple[int, int], RecordedLayer] = {}

@@ -137,11 +137,11 @@ def _enum_values(descriptor: EnumDescriptor) -> tuple[dict[str, int], frozenset[
     return names, frozenset(names.values())
 
 
-class _Stop(Exception):  # noqa: N818 - no error, but the way out of the recursion
+class _Stop(Exception):
     """Nothing further can be understood, or enough problems are found."""
 
 
-class _Refused(Exception):  # noqa: N818 - caught where the value began
+class _Refused(Exception):
     """A value is wrong and reported; the rest of it is to be skipped."""
 
 

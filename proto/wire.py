@@ -110,7 +110,7 @@ class WeightFile:
         return self._sha256
 
 
-class _Damaged(Exception):  # noqa: N818 - an error only once the file and the layer are known
+class _Damaged(Exception):
     def __init__(self, offset: int, message: str) -> None:
         super().__init__(message)
         self.offset = offset

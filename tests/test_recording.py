@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caffe_port.reference_outputs.pack import pack
 
 from caffe_port import recording
 from caffe_port.errors import RecordingError
@@ -26,6 +25,7 @@ from caffe_port.recording import (
     read_layer_cases,
     sample_indices,
 )
+from caffe_port.reference_outputs.pack import pack
 
 SHIPPED = Path(str(importlib.resources.files("caffe_port.reference_outputs")))
 NETS = sorted((SHIPPED / "nets").glob("*.npz"))

@@ -159,8 +159,9 @@ def convolve(x: Array, weight: Array, window: Window, group: int) -> Array:
     if top.size == 0:
         return top
     if window.is_pointwise:
-        picked = x[(..., *(slice(None, None, stride) for stride in window.stride))]
-        picked = np.ascontiguousarray(picked[(..., *(slice(size) for size in output))])
+        steps: tuple[Any, ...] = (..., *(slice(None, None, stride) for stride in window.stride))
+        inside: tuple[Any, ...] = (..., *(slice(size) for size in output))
+        picked = np.ascontiguousarray(x[steps][inside])
         columns = picked.reshape(num, group, channels // group, -1)
         np.matmul(kernels, columns, out=top.reshape(num, group, out_channels // group, -1))
         return top
@@ -174,10 +175,9 @@ def convolve(x: Array, weight: Array, window: Window, group: int) -> Array:
             target = top[n].reshape(group, out_channels // group, *output)[g]
             for start in range(0, output[0], rows_per_strip):
                 rows = slice(start, start + rows_per_strip)
-                at_rows = (slice(None),) * (1 + window.axes)
-                strip = view[(*at_rows, rows)]
-                columns = strip.reshape(kernels.shape[2], -1)
-                product = kernels[g] @ columns
+                at_rows: tuple[Any, ...] = (*[slice(None)] * (1 + window.axes), rows)
+                strip_columns: Array = view[at_rows].reshape(kernels.shape[2], -1)
+                product = kernels[g] @ strip_columns
                 target[:, rows] = product.reshape(out_channels // group, -1, *output[1:])
     return top
 

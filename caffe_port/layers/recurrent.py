@@ -128,7 +128,7 @@ class Recurrent(LayerDef):
     def input_terms(self, bottoms: Sequence[Array], weights: Sequence[Array]) -> Array:
         """What x and x_static add to every step: (T, N, rows of weights[0]). weights: matrix, bias, static matrix."""
         steps, streams = bottoms[0].shape[:2]
-        terms = bottoms[0].reshape(steps * streams, count(bottoms[0].shape, 2)) @ weights[0].T + weights[1]
+        terms: Array = bottoms[0].reshape(steps * streams, count(bottoms[0].shape, 2)) @ weights[0].T + weights[1]
         terms = terms.reshape(steps, streams, len(weights[1]))
         if self.has_static:
             static = bottoms[2]

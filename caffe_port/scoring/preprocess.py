@@ -96,7 +96,7 @@ def _tables() -> NDArray[np.float32]:
     unit = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
     scaled = unit * np.float32(_RAW_SCALE)
     mean = np.array(_MEAN_BGR, np.float64)
-    tables = (scaled.astype(np.float64)[None, :] - mean[:, None]).astype(np.float32)
+    tables: NDArray[np.float32] = (scaled.astype(np.float64)[None, :] - mean[:, None]).astype(np.float32)
     tables.flags.writeable = False
     return tables
 

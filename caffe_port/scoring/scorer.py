@@ -57,7 +57,8 @@ class Scorer:
 
     def probabilities(self, image: Source) -> Array:
         """The probability of each of `model.labels`, float32. Raises ImageError."""
-        return self.classify(self._prepare(image)[np.newaxis])[0]
+        batch = self.classify(self._prepare(image)[np.newaxis])
+        return np.asarray(batch[0])
 
     def classify(self, batch: Array) -> Array:
         """Probabilities (N, labels) of preprocessed images (N, C, H, W), float32."""

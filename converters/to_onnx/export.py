@@ -197,11 +197,12 @@ def _at_another_batch(net: Net, context: OnnxContext, names: dict[Blob, str]) ->
 def _equal(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     if a.shape != b.shape:
         return False
-    return np.shares_memory(a, b, max_work=1) if a.size > 4096 and _same_buffer(a, b) else np.array_equal(a, b)
+    return _same_buffer(a, b) or np.array_equal(a, b)
 
 
 def _same_buffer(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    return a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+    same: bool = a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+    return same and a.dtype == b.dtype
 
 
 def _symbol(size: int, larger: int, net: Net) -> str:

@@ -55,7 +55,7 @@ def _batch_norm(ctx: OnnxContext, layer: Layer, norm: normalization.BatchNorm, b
     ctx.op("Div", centred, deviation, output=ctx.tops[0])
 
 
-def _values(layer: Layer, index: int) -> np.ndarray:  # type: ignore[type-arg]
+def _values(layer: Layer, index: int) -> np.ndarray:
     data = layer.weights[index].data
     assert data is not None
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def average_pool(ctx: OnnxContext, x: Value, window: pooling.PoolWindow, output:
     cells = count(window.kernel)
     pads = (*window.pad, *window.pad_after)
     inside = all(after < kernel for after, kernel in zip(window.pad_after, window.kernel, strict=True))
-    attributes = {"kernel_shape": window.kernel, "strides": window.stride}
+    attributes: dict[str, Any] = {"kernel_shape": window.kernel, "strides": window.stride}
     if inside and (divisors == cells).all():
         return ctx.op("AveragePool", x, output=output, pads=pads, count_include_pad=1, **attributes)
     if inside and not any(window.pad):

@@ -90,7 +90,8 @@ class GraphModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         values = self._run(inputs, keep=False)
         if len(self._outputs) == 1:
-            return values[self._outputs[0]]
+            output: Tensor = values[self._outputs[0]]
+            return output
         return {name: values[slot] for name, slot in zip(self.output_names, self._outputs, strict=True)}
 
     def trace(self, *inputs: Tensor) -> dict[Blob, Tensor]:
