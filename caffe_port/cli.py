@@ -199,6 +199,11 @@ def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--refuse-unused-weights", action="store_true", help="make weights that no layer takes an error, not a note"
     )
+    command.add_argument(
+        "--allow-python-layers",
+        action="store_true",
+        help="run Python classes that the net names; only if trusted",
+    )
     command.add_argument("--allow-missing-weights", action="store_true", help="let layers have no weights")
     _plugin(command)
     _offline(command)
@@ -222,6 +227,7 @@ def _loaded(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool 
         stages=args.stage,
         input_shapes=_shapes(args.input_shape),
         allow_missing_weights=args.allow_missing_weights,
+        allow_python_layers=args.allow_python_layers,
         refuse_unused_weights=args.refuse_unused_weights,
         allow_unknown=allow_unknown,
     )
@@ -438,29 +444,13 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _layers(args: argparse.Namespace) -> int:
-    from caffe_port import registry
+    from caffe_port import layer_table
 
-    rows = [
-        {
-            "type": definition.type,
-            "numpy": True,
-            **{
-                backend: registry.is_expressible(backend, definition)
-                or registry.reason_inexpressible(backend, definition.type)
-                for backend in registry.BACKENDS
-            },
-        }
-        for definition in registry.layer_types()
-    ]
     if args.json:
-        _print_json(rows)
+        _print_json([row.as_json() for row in layer_table.layer_rows()])
         return 0
-    width = max(len(str(row["type"])) for row in rows)
-    print(f"{'type'.ljust(width)}  numpy  pytorch  onnx")
-    for row in rows:
-        marks = ["yes" if row[backend] is True else "no" for backend in registry.BACKENDS]
-        reasons = "; ".join(f"{b}: {row[b]}" for b in registry.BACKENDS if isinstance(row[b], str))
-        print(f"{str(row['type']).ljust(width)}  yes    {marks[0].ljust(7)}  {marks[1].ljust(4)}  {reasons}".rstrip())
+    for line in layer_table.as_text():
+        print(line)
     return 0
 
 

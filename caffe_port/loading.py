@@ -13,6 +13,7 @@ import numpy as np
 from caffe_port import build
 from caffe_port.errors import GraphError, Location, Problem, Problems, UnsupportedParameter, WeightsError
 from caffe_port.frontend import NetState, PlacedLayer
+from caffe_port.layers.python import allowing_python_layers
 from caffe_port.net import Net, Source
 from caffe_port.proto import dialects, hdf5, text, upgrade, wire
 from caffe_port.weights import StoredLayer, adopt, assign, assign_inline
@@ -33,6 +34,7 @@ def load(
     allow_missing_weights: bool = False,
     refuse_unused_weights: bool = False,
     allow_unknown: bool = False,
+    allow_python_layers: bool = False,
 ) -> Net:
     """Reads a net and its weights.
 
@@ -47,6 +49,7 @@ def load(
     - `allow_unknown`: a layer that nobody here understands (a type or a field of a fork) does not stop the net from
       being loaded. Shapes behind it are unknown, and all but looking at the net raises what is wrong with it
       (`Net.require_known`).
+    - `allow_python_layers`: import and run the classes that Python layers name; only for nets that are trusted.
 
     A prototxt may be in any dialect of Caffe that is known (see `caffe_port.proto.dialects`); the net's `dialects` say
     which it uses.
@@ -79,9 +82,10 @@ def load(
     beside = _fields_of_forks(upgraded.net, definition)
     if not allow_unknown:
         beside.raise_if_any()
-    net, source_index = build.build(
-        layers, name=upgraded.net.name, state=state, input_shapes=input_shapes, allow_unknown=allow_unknown
-    )
+    with allowing_python_layers(allow_python_layers):
+        net, source_index = build.build(
+            layers, name=upgraded.net.name, state=state, input_shapes=input_shapes, allow_unknown=allow_unknown
+        )
     if not net.layers:
         kept = f"no layer is left of its {len(layers)} in phase {phase}" if layers else "no layer in it"
         raise GraphError(f"{definition}: {kept}")

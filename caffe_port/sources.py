@@ -36,6 +36,7 @@ class ModelFiles:
         allow_missing_weights: bool = False,
         refuse_unused_weights: bool = False,
         allow_unknown: bool = False,
+        allow_python_layers: bool = False,
     ) -> Net:
         """The net. See `caffe_port.loading.load`."""
         return load(
@@ -48,6 +49,7 @@ class ModelFiles:
             allow_missing_weights=allow_missing_weights,
             refuse_unused_weights=refuse_unused_weights,
             allow_unknown=allow_unknown,
+            allow_python_layers=allow_python_layers,
         )
 
     def recordings(self) -> list[Path]:

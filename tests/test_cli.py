@@ -551,7 +551,9 @@ def test_layers(capsys: Capture) -> None:
     assert ["Convolution", "yes", "yes", "yes"] in rows and ["Input", "yes", "yes", "yes"] in rows
     assert cli.main(["layers", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"type": "ReLU", "numpy": True, "pytorch": True, "onnx": True} in document
+    relu = next(row for row in document if row["type"] == "ReLU")
+    assert relu["numpy"] is relu["pytorch"] is relu["onnx"] is True
+    assert (relu["bottoms"], relu["tops"]) == ("1", "1") and "negative_slope" in relu["summary"]
     assert all(isinstance(row[backend], (bool, str)) for row in document for backend in ("pytorch", "onnx"))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,3 +155,14 @@ def test_dir_of_the_package() -> None:
     assert set(caffe_port.__all__) <= set(dir(caffe_port))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         caffe_port.nothing  # noqa: B018
+
+
+def test_the_page_of_layer_types_is_up_to_date() -> None:
+    page = Path(__file__).parents[1] / "docs" / "layers.md"
+    # In a process of its own: other tests declare types.
+    printed = subprocess.run(
+        [sys.executable, "-m", "caffe_port.layer_table"], capture_output=True, check=True, text=True
+    )
+    assert page.read_text() == printed.stdout
+    types = [line.split("|")[1].strip() for line in page.read_text().splitlines()[6:]]
+    assert len(types) == 61 and types == sorted(types)

@@ -9,6 +9,7 @@ from caffe_port.layers import (  # noqa: F401
     loss,
     normalization,
     pooling,
+    python,
     recurrent,
     reduction,
     regression,

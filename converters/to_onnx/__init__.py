@@ -12,6 +12,7 @@ from caffe_port.converters.to_onnx import (  # noqa: F401
     loss,
     normalization,
     pooling,
+    python,
     recurrent,
     reduction,
     regression,

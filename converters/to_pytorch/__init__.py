@@ -13,6 +13,7 @@ from caffe_port.converters.to_pytorch import (  # noqa: F401
     loss,
     normalization,
     pooling,
+    python,
     recurrent,
     reduction,
     regression,
