@@ -129,7 +129,7 @@ class PythonLayer(LayerDef):
         dtype = bottoms[0].dtype if bottoms else np.dtype(np.float32)
         tops = [PythonBlob(np.zeros((), dtype)) for _ in range(self.num_tops)]
         # Not called with the constructor's arguments: pycaffe's own base class is made by C++.
-        made = self.made_by.__new__(self.made_by)
+        made: Any = self.made_by.__new__(self.made_by)  # type: ignore[call-overload]
         made.param_str, made.phase = self.param_str, int(self.phase == "TEST")
         for method in ("setup", "reshape"):
             _call(made, method, blobs, tops)
