@@ -68,6 +68,7 @@ def as_markdown() -> str:
         cells = [row.reasons.get(backend, "yes").replace("|", "\\|") for backend in registry.BACKENDS]
         summary = row.summary.replace("|", "\\|")
         lines.append(f"| {row.type} | {row.bottoms} | {row.tops} | yes | {cells[0]} | {cells[1]} | {summary} |")
+    lines += ["", *(f"{backend}: {note}" for backend, note in registry.NOTES.items())]
     return "\n".join([*lines, ""])
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKENDS",
     "ENTRY_POINTS",
+    "NOTES",
     "emitter",
     "find_emitter",
     "find_layer",
@@ -50,6 +51,12 @@ BACKENDS = ("pytorch", "onnx")
 
 ENTRY_POINTS = "caffe_port.layers"
 """The group of entry points by which an installed package brings layer types."""
+
+NOTES = {
+    "onnx": "A layer that overwrites an input of the net in place: ONNX assigns a name once, and the input has it. The "
+    "layer's output is named blob@layer instead (`x@relu`).",
+}
+"""What a backend cannot keep for any type: a sentence each."""
 
 _TITLES = {"pytorch": "PyTorch", "onnx": "ONNX"}
 _EMITTER_PACKAGES = {"pytorch": "caffe_port.converters.to_pytorch", "onnx": "caffe_port.converters.to_onnx"}
