@@ -32,10 +32,11 @@ class Backend(Protocol):
         """Whether only the layers that make the net's outputs can be seen (a file run as it is)."""
         ...
 
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
         """Each layer that is no input and no Split, in order, with its tops' values right after it ran.
 
-        `inputs` are float32, of the net's input shapes.
+        None stands for a top that cannot be seen, of a layer that makes an output too (`outputs_only`). `inputs` are
+        float32, of the net's input shapes.
         """
         ...
 

@@ -20,9 +20,9 @@ from caffe_port.backends import Backend, NumpyBackend, OnnxBackend, TorchBackend
 from caffe_port.certificate import Artifact, Certificate
 from caffe_port.errors import ArtifactError, CaffePortError, GraphError, MissingDependency, ParityError
 from caffe_port.layers.base import Array
-from caffe_port.net import Layer, Net
+from caffe_port.net import Blob, Layer, Net
 from caffe_port.proto.files import replacing
-from caffe_port.verification import Reference
+from caffe_port.verification import Reference, computed_outputs
 
 __all__ = ["TARGETS", "Conversion", "convert", "verification_backends"]
 
@@ -249,15 +249,20 @@ def _takes_any_batch(net: Net) -> bool:
     return True
 
 
-def _outputs_of(net: Net, values: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
-    """The layers that make the net's outputs, with these outputs alone; the other tops are left out as None."""
-    wanted = {id(blob): blob.name for blob in net.output_blobs}
+def _outputs_of(net: Net, values: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
+    """The layers that make the net's outputs, with the values of these; None for their other tops."""
+    names = computed_outputs(net)
     for layer in net.layers:
-        if layer.definition.is_input or layer.type == "Split":
-            continue
-        tops = tuple(values[wanted[id(top)]] for top in layer.tops if id(top) in wanted)
-        if len(tops) == len(layer.tops):
-            yield layer, tops
+        if any(top in names for top in layer.tops):
+            yield layer, tuple(_as_top(net, top, names.get(top), values) for top in layer.tops)
+
+
+def _as_top(net: Net, top: Blob, output: str | None, values: Mapping[str, Array]) -> Array | None:
+    """The value of an output in the shape of the top that made it; left to be found out if its own shape is wrong."""
+    if output is None:
+        return None
+    value = values[output]
+    return value.reshape(top.shape) if value.shape == net.blobs[output].shape else value
 
 
 @dataclass(slots=True)
@@ -286,13 +291,14 @@ class _DeployedOnnx:
     outputs_only: bool = True
     _session: Any = None
 
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
         from caffe_port.converters.to_onnx import value_names
 
         if self._session is None:
             self._session = make_session(str(self.path))
         names = value_names(net)
-        wanted = [names[blob] for blob in net.output_blobs]
+        # A blob that shares overwritten memory has no name of its own but as an output.
+        wanted = [names.get(blob, blob.name) for blob in net.output_blobs]
         values = self._session.run(wanted, dict(inputs))
         return _outputs_of(net, dict(zip(net.outputs, values, strict=True)))
 
@@ -329,7 +335,7 @@ class _DeployedProgram:
     outputs_only: bool = True
     _module: Any = None
 
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
+    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
         import torch
 
         with warnings.catch_warnings(), torch.no_grad():

@@ -27,7 +27,7 @@ from caffe_port.layers.data import Input
 from caffe_port.net import Blob, Layer, Net
 from caffe_port.recording import RecordedLayer, Recording
 
-__all__ = ["Reference", "seeded_inputs", "verify", "verify_isolated"]
+__all__ = ["Reference", "computed_outputs", "seeded_inputs", "verify", "verify_isolated"]
 
 SAMPLE = 1024
 """Values compared of each blob where there is no recording to say how many it has."""
@@ -112,6 +112,8 @@ class Reference:
                 dict.fromkeys(diverged[b] for b in (blob.origin for blob in layer.bottoms) if b in diverged)
             )
             for j, value in enumerate(tops):
+                if value is None:
+                    continue
                 key = (layer.index, j)
                 seen.add(key)
                 recorded = None if self.recorded is None else self.recorded.get(key)
@@ -131,7 +133,7 @@ class Reference:
                     diverged[layer.tops[j]] = layer.tops[j].name
             self._pass_on(layer, diverged)
         wanted = self.exact if self.recorded is None else self.recorded
-        outputs = set(self.net.output_blobs) if backend.outputs_only else None
+        outputs = computed_outputs(self.net) if backend.outputs_only else None
         missing += [
             f"{layer.name}:{top.name}"
             for layer in self.net.layers
@@ -147,6 +149,20 @@ class Reference:
                 break
             if split.bottoms[0].origin in diverged:
                 diverged.update(dict.fromkeys(split.tops, diverged[split.bottoms[0].origin]))
+
+
+def computed_outputs(net: Net) -> dict[Blob, str]:
+    """The tops that hold the values of the net's outputs, and the outputs' names.
+
+    An output of a Split is the value of the Split's bottom; one that shares overwritten memory that of its overwriter.
+    """
+    value_of: dict[Blob, Blob] = {}
+    for layer in net.layers:
+        for top in layer.tops:
+            value_of[top] = value_of[layer.bottoms[0].origin] if layer.definition.is_pass_through else top
+    given = set(net.input_blobs)
+    values = {value_of[blob.origin]: blob.name for blob in net.output_blobs}
+    return {blob: name for blob, name in values.items() if blob not in given}
 
 
 def verify(

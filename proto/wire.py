@@ -488,7 +488,8 @@ class _Reader:
                 if number == wanted and wire == 2:
                     return bytes(self.data[value : min(stop, value + 200)]).decode("utf-8", "replace")
         except _Damaged:
-            pass
+            # An error is being reported already; the name would have been an extra.
+            return None
         return None
 
     def parsed(self, message_name: str, pieces: list[Any], what: str, offset: int) -> Message:

@@ -16,7 +16,7 @@ import pytest
 import caffe_port as cp
 from caffe_port import recording
 from caffe_port.backends import BACKENDS, make_backend
-from caffe_port.errors import FetchError, ShapeError
+from caffe_port.errors import FetchError
 from caffe_port.layers import normalization, pooling
 from caffe_port.models.fetch import FetchedModel, fetch
 from caffe_port.net import Net
@@ -169,7 +169,7 @@ def test_a_mutated_net_is_caught_by_every_backend(net: Net, what: str) -> None:
 
 
 def test_floor_instead_of_ceil_is_caught(net: Net) -> None:
-    """pool1: 3x3, stride 2 on 112 rows is 56 with ceil and 55 with floor; the last AVE pooling then no longer fits."""
+    """pool1: 3x3, stride 2 on 112 rows is 56 with ceil and 55 with floor."""
     layers = []
     for layer in net.layers:
         definition = layer.definition
@@ -177,10 +177,7 @@ def test_floor_instead_of_ceil_is_caught(net: Net) -> None:
             definition = dataclasses.replace(definition, round_mode="FLOOR")
         layers.append(dataclasses.replace(layer, definition=definition))
     floored = dataclasses.replace(net, layers=tuple(layers))
-    try:
-        floored = floored.with_input_shapes({"data": (1, 3, 224, 224)})
-    except ShapeError:
-        return
+    floored = floored.with_input_shapes({"data": (1, 3, 224, 224)})
     report = Reference.make(floored, recording.read(RECORDINGS / "chelsea.npz")).compare(make_backend("numpy"))
     assert not report.ok
     assert report.first_divergence is not None
