@@ -20,7 +20,8 @@ from caffe_port.backends import BACKENDS, make_backend
 from caffe_port.layers.base import Array
 from caffe_port.models.fetch import fetch
 from caffe_port.net import Net
-from caffe_port.scoring.preprocess import open_nsfw_tensor
+from caffe_port.preprocessing import OPEN_NSFW
+from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.scorer import BACKENDS as SCORER_BACKENDS
 from caffe_port.scoring.scorer import Scorer
 from caffe_port.verification import Reference
@@ -57,7 +58,7 @@ def main() -> None:
     }
     found = fetch("open_nsfw")
     net = cp.load(found.prototxt, found.caffemodel)
-    batch = np.stack([open_nsfw_tensor(FOLDER / "images" / name) for name in scores])
+    batch = np.stack([tensor(FOLDER / "images" / name, OPEN_NSFW) for name in scores])
     expected = np.array([entry["prob"][1] for entry in scores.values()])
     print(f"Scores of {len(scores)} images, distance from Caffe's:\n")
     print("| computed by | largest | mean | the image |")

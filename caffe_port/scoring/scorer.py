@@ -15,7 +15,7 @@ from caffe_port.layers.base import Array
 from caffe_port.models import ReleasedModel
 from caffe_port.models.fetch import Progress
 from caffe_port.net import Net
-from caffe_port.scoring.preprocess import Source, open_nsfw_tensor
+from caffe_port.scoring.preprocess import Source, tensor
 from caffe_port.sources import locate
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ __all__ = ["BACKENDS", "Scorer"]
 
 BACKENDS = ("onnxruntime", "torch", "numpy")
 """What a Scorer can compute with; the first that is installed is the default."""
-
-_PREPROCESSING: Mapping[str, Callable[[Source], Array]] = {"open_nsfw": open_nsfw_tensor}
 
 
 class Scorer:
@@ -48,7 +46,6 @@ class Scorer:
     ) -> None:
         self.model: ReleasedModel = models.get(model)
         self.net = locate(model, offline=offline, progress=progress).load() if net is None else net
-        self._prepare = _PREPROCESSING[self.model.preprocessing]
         self.backend, self._run = _runner(self.net, self.model, backend)
 
     def score(self, image: Source) -> float:
@@ -57,7 +54,7 @@ class Scorer:
 
     def probabilities(self, image: Source) -> Array:
         """The probability of each of `model.labels`, float32. Raises ImageError."""
-        batch = self.classify(self._prepare(image)[np.newaxis])
+        batch = self.classify(tensor(image, self.model.preprocessing)[np.newaxis])
         return np.asarray(batch[0])
 
     def classify(self, batch: Array) -> Array:
@@ -92,10 +89,10 @@ def _numpy(net: Net, model: ReleasedModel) -> Callable[[Array], Array]:
 
 def _onnxruntime(net: Net, model: ReleasedModel) -> Callable[[Array], Array]:
     from caffe_port.converters.to_onnx import to_onnx
-    from caffe_port.passes.fold_batchnorm import fold_batchnorm
+    from caffe_port.passes.fold_linear import fold_linear
 
     # Fewer layers, so faster, and fewer roundings.
-    session = make_session(to_onnx(fold_batchnorm(net).net).SerializeToString())
+    session = make_session(to_onnx(fold_linear(net).net).SerializeToString())
 
     def run(batch: Array) -> Array:
         return np.asarray(session.run([model.score_blob], {model.input_blob: batch})[0])

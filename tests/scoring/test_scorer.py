@@ -15,8 +15,9 @@ from caffe_port import cli, recording
 from caffe_port.errors import FetchError, GraphError, ImageError, MissingDependency
 from caffe_port.models.fetch import fetch
 from caffe_port.net import Net
+from caffe_port.preprocessing import OPEN_NSFW
 from caffe_port.scoring import scorer
-from caffe_port.scoring.preprocess import open_nsfw_tensor
+from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.scorer import BACKENDS, Scorer
 
 IMAGES = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
@@ -74,7 +75,7 @@ def test_score_is_the_second_probability(net: Net, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_classify_takes_a_batch(net: Net, backend: str) -> None:
     skip_without(backend)
-    batch = np.stack([open_nsfw_tensor(gray(level)) for level in (100, 128, 200)])
+    batch = np.stack([tensor(gray(level), OPEN_NSFW) for level in (100, 128, 200)])
     values = Scorer(net=net, backend=backend).classify(batch)
     assert values.shape == (3, 2)
     for row, level in zip(values, (100, 128, 200), strict=True):
