@@ -6,6 +6,7 @@
     blobs = cp.run(net, {"data": x})
     module = cp.to_pytorch(net)
     model = cp.to_onnx(net)
+    cp.to_caffemodel(cp.with_state_dict(net, module.state_dict()))  # and back
 
 Names are imported when they are first used, so that importing the package is instant.
 """
@@ -19,6 +20,8 @@ from caffe_port._version import __version__
 
 if TYPE_CHECKING:
     from caffe_port.compare import ParityReport
+    from caffe_port.converters.from_pytorch import with_state_dict
+    from caffe_port.converters.to_caffemodel import to_caffemodel
     from caffe_port.converters.to_onnx import to_onnx
     from caffe_port.converters.to_pytorch import to_pytorch
     from caffe_port.errors import CaffePortError
@@ -36,9 +39,11 @@ __all__ = [
     "__version__",
     "load",
     "run",
+    "to_caffemodel",
     "to_onnx",
     "to_pytorch",
     "verify",
+    "with_state_dict",
 ]
 
 _HOME = {
@@ -49,9 +54,11 @@ _HOME = {
     "ParityReport": "caffe_port.compare",
     "load": "caffe_port.loading",
     "run": "caffe_port.runtime",
+    "to_caffemodel": "caffe_port.converters.to_caffemodel",
     "to_onnx": "caffe_port.converters.to_onnx",
     "to_pytorch": "caffe_port.converters.to_pytorch",
     "verify": "caffe_port.verification",
+    "with_state_dict": "caffe_port.converters.from_pytorch",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from caffe_port import registry
 from caffe_port.errors import (
@@ -59,6 +60,7 @@ class _Plan:
     params: tuple[_ParamSpec, ...] = ()
     has_blobs: bool = False
     """The prototxt brings the learned blobs itself, so that no filler is asked."""
+    message: Any = None
 
 
 _WeightMaker = Callable[[int, _Plan, Sequence[WeightSpec]], tuple[Weight, ...]]
@@ -117,6 +119,7 @@ def reshape(net: Net, shapes: Mapping[str, Sequence[int]]) -> Net:
             loss_weights=layer.loss_weights,
             location=layer.location,
             automatic=layer.automatic,
+            message=layer.message,
         )
         for layer in net.layers
     ]
@@ -222,6 +225,7 @@ def _plan(
             for param in message.param
         ),
         has_blobs=bool(message.blobs),
+        message=message,
     )
 
 
@@ -435,6 +439,7 @@ def _assemble(
                 loss_weights=plan.loss_weights,
                 location=plan.location,
                 automatic=plan.automatic,
+                message=plan.message,
             )
         )
     unknown = sorted(set(input_shapes) - {blob.name for blob in input_blobs})

@@ -48,7 +48,12 @@ class Location:
 
 
 class CaffePortError(Exception):
-    """Base of every error raised on purpose. `str()` is one line a problem, fit to be shown to a user as it is."""
+    """Base of every error raised on purpose. `str()` is one line a problem, fit to be shown to a user as it is.
+
+    `problems` are these one by one, where they were collected.
+    """
+
+    problems: tuple[Problem, ...] = ()
 
 
 class PrototxtError(CaffePortError):
@@ -151,7 +156,9 @@ class Problems:
         """Raises one error for all problems found: of their common kind, else of the first one's."""
         if not self.found:
             return
-        if len(self.found) == 1:
-            raise self.found[0].kind(str(self.found[0]))
-        lines = "\n".join(f"  {problem}" for problem in self.found)
-        raise self.found[0].kind(f"{len(self.found)} problems:\n{lines}")
+        text = str(self.found[0])
+        if len(self.found) > 1:
+            text = "\n".join([f"{len(self.found)} problems:", *(f"  {problem}" for problem in self.found)])
+        error = self.found[0].kind(text)
+        error.problems = tuple(self.found)
+        raise error

@@ -16,9 +16,9 @@ from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.layers.python import allowing_python_layers
 from caffe_port.net import Net, Source
 from caffe_port.proto import dialects, hdf5, text, upgrade, wire
-from caffe_port.weights import StoredLayer, adopt, assign, assign_inline
+from caffe_port.weights import StoredLayer, adopt, assign, assign_inline, stored_layers
 
-__all__ = ["load"]
+__all__ = ["load", "with_weight_file"]
 
 PathLike = str | os.PathLike[str]
 
@@ -105,21 +105,39 @@ def load(
         net = assign_inline(net, inline, file=definition.name)
     for position, name in enumerate(files):
         path = Path(name)
-        stored = _stored(path)
-        net = assign(
-            adopt(net, stored),
-            stored,
-            file=path.name,
+        net = with_weight_file(
+            net,
+            path,
             allow_missing=allow_missing_weights or position + 1 < len(files),
             refuse_unused=refuse_unused_weights and path != definition,
-            hdf5=hdf5.is_hdf5(path),
         )
-        net = replace(net, sources=(*net.sources, Source("weights", path)))
     return net
 
 
-def _stored(path: Path) -> list[StoredLayer]:
-    """The layers of a weight file and their learned blobs.
+def with_weight_file(net: Net, path: PathLike, *, allow_missing: bool = False, refuse_unused: bool = False) -> Net:
+    """`net` with the learned blobs of one more weight file, which it names among its sources.
+
+    - `path`: a .caffemodel or a .caffemodel.h5, told apart by content.
+    - `allow_missing`: layers the file has nothing for keep what they have.
+    - `refuse_unused`: weights that no layer takes are an error instead of a note.
+
+    Raises: WeightsError for all that does not fit; MissingDependency for HDF5 without h5py.
+    """
+    path = Path(path)
+    saved, stored = _stored(path)
+    net = assign(
+        adopt(net, stored),
+        stored,
+        file=path.name,
+        allow_missing=allow_missing,
+        refuse_unused=refuse_unused,
+        hdf5=saved is None,
+    )
+    return replace(net, sources=(*net.sources, Source("weights", path, saved)))
+
+
+def _stored(path: Path) -> tuple[wire.WeightFile | None, list[StoredLayer]]:
+    """A weight file, if it is no HDF5, and its layers with their learned blobs.
 
     Nothing else of the file is looked at, so it does not matter if a fork wrote it: names and blobs are where they are
     in all of them.
@@ -127,16 +145,9 @@ def _stored(path: Path) -> list[StoredLayer]:
     if path.exists() and not wire.looks_binary(path):
         raise WeightsError(f"{path}: this is no caffemodel but text; the prototxt comes first, the weights second")
     if hdf5.is_hdf5(path):
-        return [(name, "HDF5", blobs) for name, blobs in hdf5.read(path)]
+        return None, [(name, "HDF5", blobs) for name, blobs in hdf5.read(path)]
     saved = wire.read(path, definition=False)
-    entries = saved.net.layer or [v1.layer if v1.HasField("layer") else v1 for v1 in saved.net.layers]
-    return [(entry.name, _type_name(entry), blobs) for entry, blobs in zip(entries, saved.blobs, strict=True)]
-
-
-def _type_name(layer: Any) -> str:
-    """The type of a layer of any generation, in the words of its own."""
-    values = layer.DESCRIPTOR.fields_by_name["type"].enum_type
-    return str(layer.type if values is None else values.values_by_number[layer.type].name)
+    return saved, stored_layers(saved)
 
 
 def _fields_of_forks(net: Any, file: Path) -> Problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.proto.dialects import Dialect
 from caffe_port.proto.files import sha256_of
 from caffe_port.shapes import Shape, format_shape
+
+if TYPE_CHECKING:
+    from caffe_port.proto.wire import WeightFile
 
 __all__ = ["Blob", "Layer", "Net", "Source", "Weight"]
 
@@ -87,6 +90,8 @@ class Layer:
     location: Location | None = None
     automatic: bool = False
     """Inserted by Caffe's rules (Split), not written by anybody."""
+    message: Any = None
+    """The LayerParameter it was built from, upgraded and with Split's blobs; not to be changed."""
 
     @property
     def type(self) -> str:
@@ -107,10 +112,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file a net came from; `role` is `definition` or `weights`."""
+    """A file a net came from; `role` is `definition` or `weights`.
+
+    `stored` is what a caffemodel of role `weights` held, as long as the net's learned blobs are those of its layers.
+    """
 
     role: str
     path: Path
+    stored: WeightFile | None = field(default=None, repr=False, compare=False)
 
     def sha256(self) -> str:
         """SHA-256 of the file's bytes, read now."""

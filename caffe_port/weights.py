@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffe_port.errors import Problem, Problems, WeightsError
 from caffe_port.layers.unknown import UnknownLayer
@@ -15,12 +15,29 @@ from caffe_port.shapes import Shape, count, format_shape
 if TYPE_CHECKING:
     from caffe_port.layers.base import Array
     from caffe_port.proto.hdf5 import HDF5Blob
-    from caffe_port.proto.wire import BlobData
+    from caffe_port.proto.wire import BlobData, WeightFile
 
-__all__ = ["StoredLayer", "adopt", "assign", "assign_inline", "write_hdf5"]
+__all__ = ["StoredLayer", "adopt", "assign", "assign_inline", "stored_layers", "targets_of", "write_hdf5"]
 
 StoredLayer = tuple[str, str, Sequence["BlobData | HDF5Blob | None"]]
 """A layer of a weight file: its name, its type, its learned blobs (of HDF5: None for one that is not there)."""
+
+
+def stored_layers(file: WeightFile) -> list[StoredLayer]:
+    """The layers of a caffemodel of any generation, parallel to its `blobs`."""
+    entries = file.net.layer or [v1.layer if v1.HasField("layer") else v1 for v1 in file.net.layers]
+    return [(entry.name, _type_name(entry), blobs) for entry, blobs in zip(entries, file.blobs, strict=True)]
+
+
+def _type_name(layer: Any) -> str:
+    """The type of a layer of any generation, in the words of its own."""
+    values = layer.DESCRIPTOR.fields_by_name["type"].enum_type
+    return str(layer.type if values is None else values.values_by_number[layer.type].name)
+
+
+def targets_of(net: Net, *, hdf5: bool = False) -> dict[str, Layer]:
+    """By name, the layer that takes a file's weights: the first of that name, or the last where the file is HDF5."""
+    return {layer.name: layer for layer in (net.layers if hdf5 else reversed(net.layers))}
 
 
 def write_hdf5(net: Net, path: str | os.PathLike[str]) -> None:
@@ -75,9 +92,7 @@ def assign(
     problems = Problems()
     unused: list[Problem] = []
     values: dict[int, Array] = {}
-    targets: dict[str, Layer] = {}
-    for layer in reversed(net.layers) if not hdf5 else net.layers:
-        targets[layer.name] = layer
+    targets = targets_of(net, hdf5=hdf5)
     given: set[int] = set()
     for name, type_name, blobs in stored:
         target = targets.get(name)

@@ -15,7 +15,7 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,11 +35,14 @@ __all__ = [
     "BlobData",
     "WeightFile",
     "looks_binary",
+    "patched",
     "read",
     "read_blob",
     "read_with_blobs",
+    "serialized",
     "write",
     "write_blob",
+    "write_pieces",
 ]
 
 MAX_COUNT = 2**31 - 1
@@ -93,6 +96,7 @@ class WeightFile:
     net: the NetParameter, of V2, V1 or V0, without any blobs in its layers.
     blobs: the blobs of each layer, parallel to net.layer where that has entries, else to net.layers.
     size: bytes of the file.
+    places: where each blob's message begins and ends in the file, parallel to `blobs`.
     The arrays look at the mapped file: who overwrites it in place changes them, who truncates it kills the process.
     """
 
@@ -100,7 +104,9 @@ class WeightFile:
     net: Message
     blobs: list[list[BlobData]]
     size: int
+    places: list[list[tuple[int, int]]] = field(repr=False)
     _buffer: Any = field(repr=False)
+    _stamp: tuple[int, int, int] = field(repr=False)
     _sha256: str | None = field(default=None, repr=False)
 
     def sha256(self) -> str:
@@ -108,6 +114,23 @@ class WeightFile:
         if self._sha256 is None:
             self._sha256 = hashlib.sha256(self._buffer).hexdigest()
         return self._sha256
+
+    def require_unchanged(self) -> None:
+        """Raises WeightsError where the file was written into since it was read.
+
+        One that another file took the place of, or that was deleted, is still whole in memory.
+        """
+        try:
+            now = _stamp(self.path.stat())
+        except OSError:
+            return
+        if now[0] == self._stamp[0] and now != self._stamp:
+            raise WeightsError(f"{self.path}: was changed after the net was loaded from it; load it again")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """What tells a file from another, and from itself after a change."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Damaged(Exception):
@@ -386,11 +409,12 @@ class _Reader:
             )
         return WeightsError(f"{self.name}: byte {error.offset}, in {there}: {error.message}; the file is damaged")
 
-    def net(self) -> tuple[Message, list[list[BlobData]]]:
+    def net(self) -> tuple[Message, list[list[BlobData]], list[list[tuple[int, int]]]]:
         data, end = self.data, len(self.data)
         rest: list[Any] = []
         layers: dict[int, list[tuple[int, int]]] = {_NET_LAYERS: [], _NET_LAYER: []}
         blobs: dict[int, list[list[BlobData]]] = {_NET_LAYERS: [], _NET_LAYER: []}
+        spans: dict[int, list[list[tuple[int, int]]]] = {_NET_LAYERS: [], _NET_LAYER: []}
         try:
             for number, wire, start, value, stop in _scan(data, 0, end):
                 if number in layers:
@@ -410,7 +434,7 @@ class _Reader:
                 self.layer = None
                 what = f"the layer with index {index}"
                 try:
-                    inner, inner_rest = self.one_layer(number, value, stop, blobs[number])
+                    inner, inner_rest = self.one_layer(number, value, stop, blobs[number], spans[number])
                 except _Damaged as error:
                     # The layer itself was seen to end within the file, so nothing in it is cut off.
                     message = "a field is longer than what it is in" if isinstance(error, _Cut) else error.message
@@ -424,12 +448,16 @@ class _Reader:
             message = f"{self.name}: has both `layer` and `layers` entries, of which Caffe reads only one kind"
             self.problems.add(WeightsError, message)
         self.problems.raise_if_any()
-        return net, blobs[_NET_LAYER if layers[_NET_LAYER] else _NET_LAYERS]
+        kind = _NET_LAYER if layers[_NET_LAYER] else _NET_LAYERS
+        return net, blobs[kind], spans[kind]
 
     def one_layer(
-        self, number: int, at: int, end: int, found: list[list[BlobData]]
+        self, number: int, at: int, end: int, found: list[list[BlobData]], spans: list[list[tuple[int, int]]]
     ) -> tuple[list[Any] | None, list[Any]]:
-        """Appends a layer's blobs to `found`; returns the other bytes of its V0 layer, if it has one, and of itself."""
+        """Appends a layer's blobs to `found` and their places to `spans`.
+
+        Returns the other bytes of its V0 layer, if it has one, and of itself.
+        """
         name_field, blob_field = (_V2_NAME, _V2_BLOBS) if number == _NET_LAYER else (_V1_NAME, _V1_BLOBS)
         blobs: list[tuple[int, int, int]] = []
         inner: list[Any] | None = None
@@ -448,6 +476,7 @@ class _Reader:
                 message = f"{self.name}: byte {at}: blobs stand beside a V0 layer, where Caffe does not look at them"
                 self.problems.add(WeightsError, message, layer=self.layer)
         found.append([self.blob(index, *place) for index, place in enumerate(sorted(blobs))])
+        spans.append([(start, stop) for start, stop, _ in sorted(blobs)])
         return (None if inner is None else self.bytes_of(inner)), self.bytes_of(rest)
 
     def bytes_of(self, pieces: list[Any]) -> list[Any]:
@@ -531,14 +560,15 @@ class _Reader:
                         raise DecodeError(f"{spec.name} contains a NUL character")
 
 
-def _map(path: str | os.PathLike[str]) -> Any:
-    """The bytes of a file, as a read-only view that is loaded as it is looked at."""
+def _map(path: str | os.PathLike[str]) -> tuple[Any, tuple[int, int, int]]:
+    """The bytes of a file, as a read-only view that is loaded as it is looked at, and the file's stamp."""
     name = os.fspath(path)
     try:
         with Path(path).open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:
+            status = os.fstat(stream.fileno())
+            if not status.st_size:
                 raise WeightsError(f"{name}: is empty")
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)), _stamp(status)
     except FileNotFoundError:
         raise WeightsError(f"{name}: no such file") from None
     except IsADirectoryError:
@@ -596,17 +626,17 @@ def read(path: str | os.PathLike[str], *, definition: bool = True) -> WeightFile
     Source: BVLC/caffe @ 9b89154, blob.cpp (FromProto) and caffe.proto.
     """
     name = os.fspath(path)
-    data = _map(path)
+    data, stamp = _map(path)
     wanted = "a caffemodel"
     _refuse_others(name, data, wanted)
     reader = _Reader(name, data, definition)
     try:
-        net, blobs = reader.net()
+        net, blobs, places = reader.net()
     except WeightsError as error:
         raise (_text_hint(name, data, wanted) or error) from None
     if not net.layer and not net.layers and (hint := _text_hint(name, data, wanted)):
         raise hint
-    return WeightFile(Path(path), net, blobs, len(data), data)
+    return WeightFile(Path(path), net, blobs, len(data), places, data, stamp)
 
 
 def read_blob(path: str | os.PathLike[str]) -> BlobData:
@@ -615,7 +645,7 @@ def read_blob(path: str | os.PathLike[str]) -> BlobData:
     Raises: WeightsError as `read`.
     """
     name = os.fspath(path)
-    data = _map(path)
+    data, _ = _map(path)
     wanted = "a binaryproto"
     _refuse_others(name, data, wanted)
     try:
@@ -714,15 +744,15 @@ def _is_v0(layer: Any) -> bool:
     return layer.DESCRIPTOR.name == "V1LayerParameter" and bool(layer.HasField("layer"))
 
 
-def write(path: str | os.PathLike[str], net: Message, blobs: Sequence[Sequence[BlobData]]) -> None:
-    """Writes a .caffemodel, byte for byte as protobuf's C++ would; it appears complete or not at all.
+def serialized(net: Message, blobs: Sequence[Sequence[BlobData]], name: str) -> list[Any]:
+    """A .caffemodel in pieces, byte for byte as protobuf's C++ would write it.
 
     net: a NetParameter without blobs in its layers; unknown fields are kept.
     blobs: those of each layer, parallel to net.layer, or to net.layers in a V1 or V0 net.
-    Raises: WeightsError for blobs that do not fit their shape, for another number of entries than layers, and for a
-    file beyond the 2 GiB that Caffe can read; ArtifactError where it cannot be written.
+    name: what the errors call it.
+    Raises: WeightsError for blobs that do not fit their shape, for another number of entries than layers, and for more
+    than the 2 GiB that Caffe can read.
     """
-    name = os.fspath(path)
     if dialects.is_union(net):
         raise WeightsError(
             f"{name}: the net has what only forks of Caffe have, which has no number that all would read"
@@ -738,23 +768,61 @@ def write(path: str | os.PathLike[str], net: Message, blobs: Sequence[Sequence[B
     shell.ClearField("layer")
     raw = shell.SerializeToString(deterministic=True)
     at = _split(raw, shell.DESCRIPTOR, number)
-    written: list[list[Any]] = []
+    written: list[Any] = [raw[:at]]
     for layer, own in zip(layers, blobs, strict=True):
         chunks = _layer_chunks(layer, own, name)
-        written.append([_tagged(number, _length(chunks)), *chunks])
-    total = len(raw) + sum(map(_length, written))
+        written += [_tagged(number, _length(chunks)), *chunks]
+    written.append(raw[at:])
+    total = _length(written)
     if total > MAX_COUNT:
         raise WeightsError(f"{name}: would have {total} bytes; Caffe reads no more than {MAX_COUNT}")
+    return written
+
+
+def write(path: str | os.PathLike[str], net: Message, blobs: Sequence[Sequence[BlobData]]) -> None:
+    """Writes what `serialized` makes; it appears complete or not at all.
+
+    Raises: as `serialized`; ArtifactError where it cannot be written.
+    """
+    write_pieces(path, serialized(net, blobs, os.fspath(path)))
+
+
+def patched(file: WeightFile, values: Mapping[tuple[int, int], Values]) -> list[Any]:
+    """The bytes of a file that was read, in pieces, with other values in some blobs; no other byte differs.
+
+    values: by the positions of the layer and of the blob in `file.blobs`; as many as the blob has, and of its dtype.
+    Raises: WeightsError where the file was changed since it was read.
+    """
+    file.require_unchanged()
+    data = file._buffer
+    pieces: list[Any] = []
+    done = 0
+    for i, j in sorted(values, key=lambda key: file.places[key[0]][key[1]]):
+        old = file.blobs[i][j].data
+        raw = np.ascontiguousarray(values[i, j], old.dtype).reshape(-1).view(np.uint8).data
+        assert len(raw) == old.nbytes
+        wanted = _DATA if old.dtype == _FLOAT else _DOUBLE_DATA
+        used = 0
+        for number, _, _, value, stop in _scan(data, *file.places[i][j]):
+            if number == wanted:
+                pieces += [data[done:value], raw[used : used + stop - value]]
+                used += stop - value
+                done = stop
+    return [*pieces, data[done:]]
+
+
+def write_pieces(path: str | os.PathLike[str], pieces: list[Any]) -> None:
+    """Writes a file that consists of these pieces; it appears complete or not at all.
+
+    Raises: ArtifactError where it cannot be written.
+    """
     with replacing(path) as stream:
-        _write_all(stream, [raw[:at]])
-        for chunks in written:
-            _write_all(stream, chunks)
-        _write_all(stream, [raw[at:]])
+        _write_all(stream, pieces)
 
 
-def _write_all(stream: BinaryIO, chunks: list[Any]) -> None:
-    for chunk in chunks:
-        stream.write(chunk)
+def _write_all(stream: BinaryIO, pieces: list[Any]) -> None:
+    for piece in pieces:
+        stream.write(piece)
 
 
 def write_blob(path: str | os.PathLike[str], blob: BlobData) -> None:
@@ -762,9 +830,7 @@ def write_blob(path: str | os.PathLike[str], blob: BlobData) -> None:
 
     Raises: WeightsError for a blob that does not fit its shape; ArtifactError where it cannot be written.
     """
-    chunks = _blob_chunks(blob, f"{os.fspath(path)}: the blob")
-    with replacing(path) as stream:
-        _write_all(stream, chunks)
+    write_pieces(path, _blob_chunks(blob, f"{os.fspath(path)}: the blob"))
 
 
 def read_with_blobs(
@@ -776,7 +842,7 @@ def read_with_blobs(
     wanted: what the file should be, in words, for the errors. Raises: WeightsError as `read`.
     """
     name = os.fspath(path)
-    data = _map(path)
+    data, _ = _map(path)
     _refuse_others(name, data, wanted)
     reader = _Reader(name, data)
     rest: list[Any] = []

@@ -20,8 +20,9 @@ from caffe_port.errors import FetchError
 from caffe_port.layers import normalization, pooling
 from caffe_port.models.fetch import FetchedModel, fetch
 from caffe_port.net import Net
-from caffe_port.passes.fold_batchnorm import fold_batchnorm
-from caffe_port.scoring.preprocess import open_nsfw_tensor
+from caffe_port.passes.fold_linear import fold_linear
+from caffe_port.preprocessing import OPEN_NSFW
+from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.scorer import Scorer
 from caffe_port.verification import Reference, verify_isolated
 
@@ -46,7 +47,7 @@ def net(files: FetchedModel) -> Net:
 
 @pytest.fixture(scope="module")
 def tensors() -> np.ndarray:
-    return np.stack([open_nsfw_tensor(RECORDINGS / "images" / name) for name in GOOD])
+    return np.stack([tensor(RECORDINGS / "images" / name, OPEN_NSFW) for name in GOOD])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,7 +101,7 @@ def test_the_plain_exports_score_every_image_within_rounding(net: Net, tensors: 
 
 def test_folding_batch_norm_keeps_every_score(net: Net, tensors: np.ndarray) -> None:
     """In float64 nothing but the rounding of the folded weights to float32 remains."""
-    result = fold_batchnorm(net)
+    result = fold_linear(net)
     assert len(result.folded) == 53
     assert all(len(taken) == 2 for taken in result.folded.values())
     assert not any(layer.type in ("BatchNorm", "Scale") for layer in result.net.layers)
@@ -113,8 +114,8 @@ def test_folding_batch_norm_keeps_every_score(net: Net, tensors: np.ndarray) -> 
 def test_preprocessing_is_the_original_s_bit_for_bit(tensors: np.ndarray) -> None:
     import hashlib
 
-    for name, tensor in zip(GOOD, tensors, strict=True):
-        assert hashlib.sha256(tensor.tobytes()).hexdigest() == SCORES[name]["tensor"], name
+    for name, blob in zip(GOOD, tensors, strict=True):
+        assert hashlib.sha256(blob.tobytes()).hexdigest() == SCORES[name]["tensor"], name
 
 
 def perturbed(layer: str) -> Callable[[Net], Net]:

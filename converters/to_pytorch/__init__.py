@@ -20,6 +20,7 @@ from caffe_port.converters.to_pytorch import (  # noqa: F401
     selection,
     structure,
 )
-from caffe_port.converters.to_pytorch.export import child_names, to_pytorch
+from caffe_port.converters.to_pytorch.export import to_pytorch
+from caffe_port.converters.to_pytorch.names import child_names
 
 __all__ = ["child_names", "to_pytorch"]

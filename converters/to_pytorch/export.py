@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import keyword
 from typing import TYPE_CHECKING
 
 from caffe_port import registry
+from caffe_port.converters.to_pytorch.names import child_names
 from caffe_port.errors import MissingDependency
-from caffe_port.net import Layer, Net
+from caffe_port.net import Net
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["child_names", "require_torch", "to_pytorch"]
+__all__ = ["require_torch", "to_pytorch"]
 
 
 def require_torch() -> None:
@@ -40,22 +40,3 @@ def to_pytorch(net: Net) -> nn.Module:
 
     module = GraphModule(net, child_names(net))
     return module.train(net.phase == "TRAIN")
-
-
-def child_names(net: Net) -> dict[Layer, str]:
-    """The name of each computing layer's child module: Caffe's, made fit for an attribute (not `class`) and unique."""
-    from caffe_port.converters.to_pytorch.modules.graph import RESERVED
-
-    names: dict[Layer, str] = {}
-    taken: set[str] = set()
-    for layer in net.layers:
-        if layer.definition.is_input or layer.type == "Split":
-            continue
-        wanted = layer.name.replace(".", "_") or layer.type
-        name, i = wanted, 0
-        while name in RESERVED or name in taken or keyword.iskeyword(name):
-            i += 1
-            name = f"{wanted}_{i}"
-        taken.add(name)
-        names[layer] = name
-    return names

@@ -14,7 +14,7 @@ from caffe_port import registry
 from caffe_port.errors import GraphError
 from caffe_port.net import Blob, Layer, Net, Weight
 
-__all__ = ["RESERVED", "GraphModule", "blob_names"]
+__all__ = ["GraphModule", "blob_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +114,6 @@ class GraphModule(nn.Module):
                 for slot in step.frees:
                     values[slot] = None
         return values
-
-
-RESERVED = frozenset(
-    {*dir(GraphModule), *vars(nn.Module()), "input_names", "output_names", "value_slots"}
-    | {"_outputs", "_inputs", "_slots", "_steps"}
-)
-"""Names that no child can have: those of a GraphModule's own attributes."""
 
 
 def blob_names(module: nn.Module) -> tuple[str, ...]:
