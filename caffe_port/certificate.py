@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from caffe_port._version import __version__
+from caffe_port.budget import BudgetReport, percent
 from caffe_port.compare import TOLERANCE, ParityReport
 from caffe_port.net import Net
 from caffe_port.proto.files import replacing, sha256_of
-from caffe_port.recording import CAFFE_COMMIT
+from caffe_port.recording import caffe_of
 
 __all__ = ["FORMAT", "Artifact", "Certificate"]
 
-FORMAT = "caffe_port certificate 1"
+FORMAT = "caffe_port certificate 2"
 
 _LIBRARIES = ("numpy", "protobuf", "onnx", "onnxruntime", "torch", "safetensors", "pillow")
 
@@ -45,26 +47,49 @@ class Certificate:
     """The record of one conversion or verification.
 
     `recordings` are the files of recorded Caffe outputs it was held against; with none, the reference was this
-    package's own float64 run, and the certificate says so. `reports` is empty where verification was switched off.
+    package's own float64 run, and the certificate says so. `reports` is empty where verification was switched off;
+    `budgets` has what is of reduced precision and therefore held to a budget on the outputs. `form` says in which form
+    the net was asked for, where that is not Caffe's own; `changes` what was done to it for that, in words; `command`
+    repeats the conversion where the sources lie.
     """
 
     net: Net
     artifacts: tuple[Artifact, ...]
     recordings: tuple[Path, ...]
     reports: tuple[ParityReport, ...]
+    budgets: tuple[BudgetReport, ...] = ()
+    form: Mapping[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+    command: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether something was verified and all of it agrees."""
-        return bool(self.reports) and all(report.ok for report in self.reports)
+        reports = (*self.reports, *self.budgets)
+        return bool(self.reports) and all(report.ok for report in reports)
 
     @property
     def verdict(self) -> str:
+        if not all(report.ok for report in (*self.reports, *self.budgets)):
+            return "failed"
         if not self.reports:
             return "not verified"
-        if not self.ok:
-            return "failed"
-        return "verified against Caffe" if self.recordings else "verified against the float64 run, not against Caffe"
+        recorded = {path.name for path in self.recordings}
+        by_caffe = {report.backend for report in self.reports if report.reference in recorded}
+        if by_caffe == {report.backend for report in self.reports}:
+            verdict = "verified against Caffe"
+        elif by_caffe:
+            verdict = "verified against the float64 run, and that against Caffe"
+        else:
+            verdict = "verified against the float64 run, not against Caffe"
+        budgets = {percent(report.budget) for report in self.budgets}
+        return f"{verdict}; outputs within {' and '.join(sorted(budgets))}" if budgets else verdict
+
+    def page(self) -> str:
+        """The certificate as one HTML page that needs nothing else."""
+        from caffe_port.pages.certificate import page
+
+        return page(self)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -84,11 +109,15 @@ class Certificate:
                 {"role": s.role, "name": s.path.name, "sha256": s.sha256(), "bytes": s.path.stat().st_size}
                 for s in self.net.sources
             ],
+            **({"command": self.command} if self.command else {}),
+            "form": dict(self.form),
+            "changes": list(self.changes),
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
             "reference": {
                 "kind": "recordings of Caffe" if self.recordings else "float64 run of caffe_port",
-                **({"caffe_commit": CAFFE_COMMIT} if self.recordings else {}),
-                "recordings": [{"name": path.name, "sha256": sha256_of(path)} for path in self.recordings],
+                "recordings": [
+                    {"name": path.name, "sha256": sha256_of(path), "caffe": caffe_of(path)} for path in self.recordings
+                ],
             },
             "tolerance": {
                 "rule": "distance from the reference <= floors * floor + ulps * ulp of the blob's largest magnitude",
@@ -96,6 +125,7 @@ class Certificate:
                 "ulps": TOLERANCE.ulps,
             },
             "verification": [report.as_json() for report in self.reports],
+            "budgets": [report.as_json() for report in self.budgets],
         }
 
     def dumps(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,10 @@ from caffe_port._version import __version__
 from caffe_port.errors import CaffePortError, GraphError, ParityError
 
 if TYPE_CHECKING:
+    from caffe_port.artifacts.form import Form
+    from caffe_port.evidence import Evidence
     from caffe_port.net import Net
+    from caffe_port.preprocessing import Preprocessing
     from caffe_port.proto.solverstate import SolverState
     from caffe_port.sources import ModelFiles
     from caffe_port.upgrading import SolverFile
@@ -94,19 +98,71 @@ def _parser() -> argparse.ArgumentParser:
     _offline(command)
     _json(command)
 
-    command = verb("convert", _convert, "convert a model to ONNX and PyTorch, verified layer by layer")
+    command = verb("convert", _convert, "convert a model to ONNX, PyTorch, or back to Caffe, and verify the files")
     _model(command)
     command.add_argument(
         "-o", "--output", type=Path, default=Path("artifacts"), metavar="DIR", help="default: artifacts"
     )
     command.add_argument(
-        "--to", action="append", metavar="FORMAT", help="onnx or pytorch; repeat, or separate by commas (default: both)"
+        "--to",
+        action="append",
+        metavar="FORMAT",
+        help="onnx, ort, openvino, pytorch, pytorch-source, caffemodel or caffemodel-h5; repeat, or separate by commas "
+        "(default: onnx,pytorch)",
     )
     command.add_argument("--name", help="name of the files, without suffix (default: the model's)")
     command.add_argument(
-        "--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs"
+        "--state", type=Path, metavar="SAFETENSORS", help="take the weights from a PyTorch state dict, fine-tuned say"
     )
-    command.add_argument("--no-verify", action="store_true", help="do not compare; the certificate says so")
+    command.add_argument(
+        "--dry-run", action="store_true", help="only list everything that stands in the way; nothing is written"
+    )
+    form = command.add_argument_group("form")
+    form.add_argument("--fold", action="store_true", help="fold BatchNorm, Scale, Bias and consecutive linear layers")
+    form.add_argument(
+        "--half",
+        nargs="?",
+        const="weights",
+        choices=("weights", "all"),
+        help="16-bit weights, or (all) 16-bit computation too; ONNX",
+    )
+    form.add_argument("--int8", action="store_true", help="8-bit quantization, folded; ONNX; needs --calibrate")
+    form.add_argument(
+        "--preprocess",
+        nargs="?",
+        const="",
+        metavar="MANIFEST",
+        help="picture in: the model's preprocessing, or that of a JSON manifest, inside the ONNX file",
+    )
+    form.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: 17)")
+    form.add_argument(
+        "--batch", type=_batch, metavar="N|symbolic", help="a fixed batch, or an open one (default: open if it can be)"
+    )
+    form.add_argument(
+        "--external-data",
+        action="store_true",
+        default=None,
+        help="weights beside the .onnx file (default: from 2 GiB on)",
+    )
+    proof = command.add_argument_group("verification")
+    proof.add_argument("--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs")
+    proof.add_argument(
+        "--input", action="append", type=Path, default=[], metavar="NPZ", help="further inputs to compare on; repeat"
+    )
+    proof.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="pictures to measure --half, --int8 and --preprocess on"
+    )
+    proof.add_argument(
+        "--calibrate", type=Path, metavar="FOLDER|NPZ", help="pictures, or inputs, to calibrate --int8 with"
+    )
+    proof.add_argument(
+        "--budget",
+        type=float,
+        metavar="SHARE",
+        help="largest error of an output of --half, --int8, --preprocess, as a share of its largest magnitude "
+        "(default: 0.001 for 16-bit weights and --preprocess, 0.01 for --half all, 0.05 for --int8)",
+    )
+    proof.add_argument("--no-verify", action="store_true", help="do not compare; the certificate says so")
     _json(command)
 
     command = verb("verify", _verify, "compare a model, layer by layer, with what Caffe computed")
@@ -123,6 +179,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--input", type=Path, metavar="NPZ", help="inputs, where the recording does not hold them")
     command.add_argument(
         "--isolated", action="store_true", help="run each layer from its recorded inputs, where they are complete"
+    )
+    command.add_argument(
+        "--self",
+        action="store_true",
+        dest="among_themselves",
+        help="without a recording: compare the backends with each other, which proves less",
     )
     command.add_argument("--certificate", type=Path, metavar="JSON", help="write the certificate there")
     command.add_argument("-v", "--verbose", action="store_true", help="a line for every blob")
@@ -153,6 +215,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--model", default="open_nsfw", help="a released model (default: open_nsfw)")
     command.add_argument("--backend", choices=("onnxruntime", "torch", "numpy"), help="default: the first installed")
     _offline(command)
+    _json(command)
+
+    command = verb("record", _record, "record what a Caffe computes: the script for its machine, and a check")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--script", action="store_true", help="print the script; it needs pycaffe and NumPy alone")
+    what.add_argument("--check", type=Path, metavar="NPZ", help="say whether a recording is whole")
+    command.add_argument("--net", metavar="PROTOTXT", help="with --check: the net it must be of")
     _json(command)
 
     command = verb("layers", _layers, "list the layer types that are known, and what each can be converted to")
@@ -220,8 +289,8 @@ def _located(args: argparse.Namespace) -> ModelFiles:
     return locate(args.model, args.weights, offline=args.offline, progress=TerminalProgress())
 
 
-def _loaded(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool = False) -> Net:
-    net = files.load(
+def _read(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool = False) -> Net:
+    return files.load(
         phase=args.phase,
         level=args.level,
         stages=args.stage,
@@ -231,6 +300,10 @@ def _loaded(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool 
         refuse_unused_weights=args.refuse_unused_weights,
         allow_unknown=allow_unknown,
     )
+
+
+def _loaded(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool = False) -> Net:
+    net = _read(args, files, allow_unknown=allow_unknown)
     for dialect in net.dialects:
         _say(f"note: in the dialect of {dialect}")
     for note in net.notes:
@@ -269,13 +342,38 @@ def _fetch(args: argparse.Namespace) -> int:
     return 0
 
 
+def _batch(text: str) -> int | str:
+    if text == "symbolic":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'symbolic'") from None
+
+
 def _convert(args: argparse.Namespace) -> int:
-    from caffe_port.conversion import TARGETS, convert
+    from caffe_port.artifacts.form import DEFAULT_TARGETS, Form
+    from caffe_port.conversion import convert
 
     files = _located(args)
+    targets = [target for given in args.to or [",".join(DEFAULT_TARGETS)] for target in given.split(",") if target]
+    known = None if files.released is None else files.released.preprocessing
+    form = Form(
+        fold=args.fold,
+        half=args.half,
+        int8=args.int8,
+        preprocessing=None if args.preprocess is None else _preprocessing(args.preprocess, known),
+        opset=args.opset,
+        batch=args.batch,
+        external_data=args.external_data,
+    )
+    if args.dry_run:
+        return _dry_run(args, files, targets, form)
+    form.check(targets)
     net = _loaded(args, files)
-    targets = [target for given in args.to or [",".join(TARGETS)] for target in given.split(",") if target]
-    recordings = args.recording or files.recordings()
+    recordings = args.recording or ([] if args.state else files.recordings())
+    if args.state:
+        net = _with_state(net, args.state)
     if not recordings and not args.no_verify:
         _say("note: there is no recording of Caffe for this model; it is compared with the NumPy float64 run")
     done = convert(
@@ -283,8 +381,12 @@ def _convert(args: argparse.Namespace) -> int:
         args.output,
         args.name or files.name,
         targets,
-        recordings=recordings,
+        form=form,
+        evidence=_evidence(args, net, recordings, form.preprocessing or known),
+        preprocessing=form.preprocessing or known,
+        budget=args.budget,
         verify=not args.no_verify,
+        command=_repeating(args),
         say=_say,
     )
     if args.json:
@@ -294,6 +396,89 @@ def _convert(args: argparse.Namespace) -> int:
             print(path)
         _say(done.certificate.verdict)
     return 0
+
+
+def _with_state(net: Net, path: Path) -> Net:
+    """The net with the weights of a PyTorch state dict, which its sources then name."""
+    from dataclasses import replace
+
+    from caffe_port.converters.from_pytorch import read_safetensors, with_state_dict
+    from caffe_port.net import Source
+
+    state, table = read_safetensors(path)
+    net = with_state_dict(net, state, table)
+    return replace(net, sources=(*net.sources, Source("state", path)))
+
+
+def _preprocessing(given: str, known: Preprocessing | None) -> Preprocessing:
+    """The preprocessing that --preprocess asks for: a manifest's, or the model's own."""
+    from caffe_port import preprocessing
+
+    if given:
+        return preprocessing.read(Path(given))
+    if known is None:
+        raise GraphError("nothing is known of this model's preprocessing: give a manifest, --preprocess MANIFEST")
+    return known
+
+
+def _evidence(
+    args: argparse.Namespace, net: Net, recordings: Sequence[Path], preprocessing: Preprocessing | None
+) -> Evidence:
+    from caffe_port.evidence import gather
+
+    evidence = gather(
+        net,
+        recordings,
+        inputs=args.input,
+        images=args.images,
+        calibration=args.calibrate,
+        preprocessing=preprocessing,
+        pictures_needed=args.preprocess is not None and not args.no_verify,
+    )
+    for reason in evidence.passed_over:
+        _say(f"note: passed over: {reason}")
+    return evidence
+
+
+def _dry_run(args: argparse.Namespace, files: ModelFiles, targets: Sequence[str], form: Form) -> int:
+    from dataclasses import replace
+
+    from caffe_port.obstacles import obstacles
+
+    def load(with_weights: bool) -> Net:
+        wanted = files if with_weights else replace(files, weights=())
+        lenient = argparse.Namespace(**{**vars(args), "allow_missing_weights": True, "refuse_unused_weights": False})
+        return _read(lenient, wanted, allow_unknown=True)
+
+    found = obstacles(load, targets, form)
+    stopping = sum(one.stops for one in found)
+    if args.json:
+        _print_json({"convertible": not stopping, "obstacles": [one.as_json() for one in found]})
+    else:
+        for one in found:
+            print(f"{'stops' if one.stops else 'note '}  {one.kind}: {one.text}")
+        _say(f"{stopping} stand in the way" if stopping else "nothing stands in the way")
+    return 2 if stopping else 0
+
+
+def _repeating(args: argparse.Namespace) -> str:
+    """The command that repeats a conversion, run where its files lie; paths are no part of what is certified."""
+    words = ["caffe-port", "convert", _base(args.model), *map(_base, args.weights)]
+    skipped = {"run", "debug", "model", "weights", "output", "json", "offline", "dry_run"}
+    defaults = vars(_parser().parse_args(["convert", args.model, *args.weights]))
+    for option, value in sorted(vars(args).items()):
+        if option in skipped or value == defaults[option]:
+            continue
+        name = f"--{option.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            words.append(name)
+            if one is not True and one != "":
+                words.append(_base(one))
+    return shlex.join(words)
+
+
+def _base(given: object) -> str:
+    return given.name if isinstance(given, Path) else Path(given).name if os.sep in str(given) else str(given)
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -309,6 +494,8 @@ def _verify(args: argparse.Namespace) -> int:
     paths = args.recording or files.recordings()
     backends = [make_backend(name) for name in args.backend] if args.backend else verification_backends(net)
     inputs = read_npz(args.input) if args.input else None
+    if args.among_themselves:
+        return _verify_self(args, net, inputs)
     if args.isolated and not paths:
         raise GraphError("--isolated needs a recording")
     if not paths:
@@ -335,6 +522,39 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         print(certificate.dumps(), end="")
     return 0 if certificate.ok else 1
+
+
+def _verify_self(args: argparse.Namespace, net: Net, inputs: dict[str, Any] | None) -> int:
+    from caffe_port.backends import make_backend
+    from caffe_port.verification import verify_self
+
+    if args.recording or args.isolated or args.certificate:
+        raise GraphError("--self uses no recording and makes no certificate")
+    backends = [make_backend(name) for name in args.backend] if args.backend else None
+    compared = verify_self(net, inputs, backends)
+    if args.json:
+        _print_json(compared.as_json())
+    else:
+        for line in compared.lines():
+            print(line)
+    return 0 if compared.ok else 1
+
+
+def _record(args: argparse.Namespace) -> int:
+    from caffe_port import recorder
+
+    if args.script:
+        if args.net or args.json:
+            raise GraphError("--net and --json go with --check")
+        print(recorder.script(), end="")
+        return 0
+    checked = recorder.check(args.check, args.net)
+    if args.json:
+        _print_json(checked.as_json())
+    else:
+        for line in checked.lines():
+            print(line)
+    return 0 if checked.ok else 1
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -177,7 +177,8 @@ class ParityReport:
     @property
     def worst(self) -> BlobComparison | None:
         """The comparison that came nearest to its bound, or went furthest past it."""
-        return max(self.comparisons, key=lambda comparison: comparison.of_bound, default=None)
+        # One that could not be compared at all has NaN, and is worse than any distance.
+        return max(self.comparisons, key=lambda one: (np.isnan(one.of_bound), one.of_bound), default=None)
 
     @property
     def median_multiple(self) -> float:
@@ -190,9 +191,9 @@ class ParityReport:
         if not self.comparisons:
             wrong.append("nothing was compared")
         if self.missing:
-            wrong.append(f"{len(self.missing)} recorded blobs are missing ({', '.join(self.missing[:3])}…)")
+            wrong.append(f"recorded blobs are missing: {_some(self.missing)}")
         if self.extra:
-            wrong.append(f"{len(self.extra)} blobs were not recorded ({', '.join(self.extra[:3])}…)")
+            wrong.append(f"blobs were not recorded: {_some(self.extra)}")
         first = self.first_divergence
         if first is not None:
             number = sum(1 for _ in self.failures())
@@ -236,6 +237,10 @@ class ParityReport:
             "extra": list(self.extra),
             "layers": [comparison.as_json() for comparison in self.comparisons],
         }
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import secrets
 import shutil
 import signal
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from caffe_port import recording
-from caffe_port.backends import Backend, NumpyBackend, OnnxBackend, TorchBackend, make_session
-from caffe_port.certificate import Artifact, Certificate
-from caffe_port.errors import ArtifactError, CaffePortError, GraphError, MissingDependency, ParityError
-from caffe_port.layers.base import Array
-from caffe_port.net import Blob, Layer, Net
-from caffe_port.proto.files import replacing
-from caffe_port.verification import Reference, computed_outputs
+from caffe_port.artifacts.draft import Draft
+from caffe_port.artifacts.form import BUDGETS, DEFAULT_TARGETS, ONNX_TARGETS, Form
+from caffe_port.backends import Backend, NumpyBackend, OnnxBackend, TorchBackend
+from caffe_port.budget import BudgetReport, held_to
+from caffe_port.certificate import Certificate
+from caffe_port.compare import ParityReport
+from caffe_port.errors import ArtifactError, GraphError, MissingDependency, ParityError
+from caffe_port.evidence import Evidence
+from caffe_port.net import Net
+from caffe_port.preprocessing import Preprocessing
+from caffe_port.recording import Recording
+from caffe_port.verification import Reference
 
-__all__ = ["TARGETS", "Conversion", "convert", "verification_backends"]
-
-TARGETS = ("onnx", "pytorch")
-"""The formats `convert` writes."""
+__all__ = ["Conversion", "convert", "verification_backends"]
 
 Say = Callable[[str], None]
 
@@ -45,55 +42,155 @@ def convert(
     net: Net,
     folder: Path,
     name: str,
-    targets: Sequence[str] = TARGETS,
+    targets: Sequence[str] = DEFAULT_TARGETS,
     *,
-    recordings: Sequence[Path] = (),
+    form: Form | None = None,
+    evidence: Evidence | None = None,
+    preprocessing: Preprocessing | None = None,
+    budget: float | None = None,
     verify: bool = True,
+    command: str = "",
     say: Say = lambda _: None,
 ) -> Conversion:
-    """Writes `net` as `name` with the targets' suffixes into `folder`, and `name.certificate.json` beside them.
+    """Writes `net` as `name` with the targets' suffixes into `folder`, and its certificate beside them.
 
-    Everything is made in a hidden folder beside, read back, compared layer by layer with the `recordings` (without
-    any: with the float64 run), and moved to its place only if all of it agrees. `verify=False` leaves that out, and
-    the certificate says so.
+    Everything is made in a hidden folder beside, read back, compared with the recordings (without any: with the float64
+    run on seeded inputs) and with the float64 run on the evidence's inputs, and moved to its place only if all of it
+    agrees: float files to the noise floor, layer by layer, those of reduced precision within `budget` on the outputs
+    (None: `form.BUDGETS`). `verify=False` leaves that out, and the certificate says so. `preprocessing`: the model's,
+    for the source; `command`: what repeats this, for the certificate.
     Raises: ParityError, naming the first layer that diverges, and nothing is left behind; ArtifactError if a file
-    cannot be written; UnsupportedLayer, MissingDependency.
+    cannot be written; GraphError for a form that a target or the net cannot have; UnsupportedLayer, MissingDependency.
     """
-    unknown = [target for target in targets if target not in TARGETS]
-    if unknown or not targets:
-        raise GraphError(f"unknown target {', '.join(unknown) or 'none'}; known: {', '.join(TARGETS)}")
+    form, evidence = form or Form(), evidence or Evidence()
+    targets = tuple(dict.fromkeys(targets))
+    form.check(targets)
     if not name or Path(name).name != name or name in (".", ".."):
         raise ArtifactError(f"{name!r} is no file name")
+    if form.preprocessing and verify and not evidence.pictures:
+        raise GraphError("preprocessing inside is verified with pictures: give some, or leave it out with --no-verify")
+    if budget is None:
+        budget = max((BUDGETS[what] for what in form.changes_numbers), default=0.0)
     with _interrupted_later():
-        _require(targets, verify)
+        _require(targets, form, verify)
+    name += form.suffix
+    shaped = net
+    if isinstance(form.batch, int):
+        shaped = net.with_input_shapes({blob: (form.batch, *shape[1:]) for blob, shape in net.input_shapes.items()})
     with _workshop(folder) as workshop:
-        artifacts: list[Artifact] = []
-        backends: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
-        for target in dict.fromkeys(targets):
-            say(f"writing {name} as {target}")
-            made, checks = _WRITERS[target](net, workshop, name)
-            artifacts += made
-            backends += checks
-        reports = []
+        draft = _written(shaped, workshop, name, targets, form, evidence, preprocessing, budget, say)
+        reports: list[ParityReport] = []
+        budgets: list[BudgetReport] = []
         if verify:
-            read: list[recording.Recording | None] = [recording.read(path) for path in recordings]
-            for reference_recording in read or [None]:
-                reference = Reference.make(net, reference_recording)
-                for backend in backends:
-                    report = reference.compare(backend)
-                    say(report.explanation())
-                    reports.append(report)
-        certificate = Certificate(net, tuple(artifacts), tuple(recordings) if verify else (), tuple(reports))
+            for check in draft.checks:
+                check()
+            recordings = [recording.read(path) for path in evidence.recordings]
+            reports = _exact_reports(net, shaped, draft.exact, evidence, recordings, say)
+            if draft.budgeted:
+                cases = evidence.cases(shaped, form, recordings)
+                for artifact, run in draft.budgeted:
+                    budgets.append(held_to(budget, artifact, run, cases))
+                    say(budgets[-1].explanation())
+            draft.changes += [measure(evidence.pictures) for measure in draft.measured]
+        certificate = Certificate(
+            net,
+            tuple(draft.artifacts),
+            tuple(evidence.recordings) if verify else (),
+            tuple(reports),
+            tuple(budgets),
+            form.as_json(),
+            tuple(draft.changes),
+            command,
+        )
         if verify and not certificate.ok:
-            raise ParityError("\n".join(report.explanation() for report in reports if not report.ok))
-        certificate.write(workshop / f"{name}.certificate.json")
-        files = [*(artifact.name for artifact in artifacts), f"{name}.certificate.json"]
+            failed = [report for report in (*reports, *budgets) if not report.ok]
+            raise ParityError("\n".join(report.explanation() for report in failed))
+        files = [artifact.name for artifact in draft.artifacts]
+        for suffix, text in ((".certificate.json", certificate.dumps()), (".certificate.html", certificate.page())):
+            (workshop / f"{name}{suffix}").write_text(text, encoding="utf-8")
+            files.append(f"{name}{suffix}")
         try:
             for file in files:
                 (workshop / file).replace(folder / file)
         except OSError as error:
             raise ArtifactError(f"{folder / file}: cannot be written: {error.strerror or error}") from None
     return Conversion(folder, tuple(folder / file for file in files), certificate)
+
+
+def _written(
+    net: Net,
+    workshop: Path,
+    name: str,
+    targets: Sequence[str],
+    form: Form,
+    evidence: Evidence,
+    preprocessing: Preprocessing | None,
+    budget: float,
+    say: Say,
+) -> Draft:
+    """The files of all targets, in the workshop."""
+    drafts = []
+    of_onnx = [target for target in targets if target in ONNX_TARGETS]
+    if of_onnx:
+        from caffe_port.artifacts.onnx_files import write_onnx_files
+
+        say(f"writing {name} as {', '.join(of_onnx)}")
+        drafts.append(
+            write_onnx_files(
+                net, workshop, name, of_onnx, form, calibration=evidence.calibration, budget=budget or None
+            )
+        )
+    for target in targets:
+        if target in ONNX_TARGETS:
+            continue
+        say(f"writing {name} as {target}")
+        if target == "pytorch":
+            from caffe_port.artifacts.pytorch_files import write_pytorch
+
+            drafts.append(write_pytorch(net, workshop, name, form))
+        elif target == "pytorch-source":
+            from caffe_port.artifacts.pytorch_files import write_pytorch_source
+
+            drafts.append(write_pytorch_source(net, workshop, name, form, preprocessing))
+        else:
+            from caffe_port.artifacts.caffe_files import write_caffe_weights
+
+            drafts.append(write_caffe_weights(net, workshop, name, hdf5=target.endswith("h5")))
+    return Draft(
+        artifacts=[artifact for draft in drafts for artifact in draft.artifacts],
+        exact=[backend for draft in drafts for backend in draft.exact],
+        budgeted=[pair for draft in drafts for pair in draft.budgeted],
+        checks=[check for draft in drafts for check in draft.checks],
+        measured=[measure for draft in drafts for measure in draft.measured],
+        changes=list(dict.fromkeys(change for draft in drafts for change in draft.changes)),
+    )
+
+
+def _exact_reports(
+    net: Net, shaped: Net, files: Sequence[Backend], evidence: Evidence, recordings: Sequence[Recording], say: Say
+) -> list[ParityReport]:
+    """NumPy and the files against every reference. Files of another batch than was recorded are held against the
+    float64 run, which NumPy's reports hold against Caffe.
+    """
+    numpy: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
+    wanted: list[tuple[Reference, Sequence[Backend]]] = []
+    unseen = list(files)
+    for recorded in recordings:
+        fits = shaped is net or recorded.input_shapes == shaped.input_shapes
+        wanted.append((Reference.make(net, recorded), [*numpy, *files] if fits else numpy))
+        unseen = [] if fits else unseen
+    if not recordings:
+        wanted.append((Reference.make(shaped), [*numpy, *files]))
+    elif unseen:
+        wanted.append((Reference.make(shaped, None, evidence.repeated(recordings[0], shaped)), files))
+    for name, arrays in evidence.inputs.items():
+        wanted.append((replace(Reference.make(shaped, None, arrays), name=name), [*numpy, *files]))
+    reports = []
+    for reference, backends in wanted:
+        for backend in backends:
+            reports.append(reference.compare(backend))
+            say(reports[-1].explanation())
+    return reports
 
 
 def verification_backends(net: Net) -> list[Backend]:
@@ -120,16 +217,17 @@ def _require_onnxruntime() -> None:
         ) from None
 
 
-def _require(targets: Sequence[str], verify: bool) -> None:
+def _require(targets: Sequence[str], form: Form, verify: bool) -> None:
     """Imports what a conversion needs, before any of the work is done. Raises MissingDependency for what is absent."""
-    if "onnx" in targets:
+    if any(target in ONNX_TARGETS for target in targets):
         import onnx  # noqa: F401
-    if "pytorch" in targets:
+
+        if verify or form.int8 or "ort" in targets:
+            _require_onnxruntime()
+    if any(target.startswith("pytorch") for target in targets):
         from caffe_port.converters.to_pytorch.export import require_torch
 
         require_torch()
-    if "onnx" in targets and verify:
-        _require_onnxruntime()
 
 
 @contextlib.contextmanager
@@ -167,181 +265,3 @@ def _workshop(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 for parent in made:
                     parent.rmdir()
-
-
-def _write_onnx(net: Net, folder: Path, name: str) -> tuple[list[Artifact], list[Backend]]:
-    import onnx
-
-    from caffe_port.converters.to_onnx import OPSET, to_onnx
-
-    model = to_onnx(net)
-    path = folder / f"{name}.onnx"
-    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ArtifactError(f"{path.name}: the model is larger than the 2 GiB an ONNX file holds")
-    with replacing(path) as stream:
-        stream.write(model.SerializeToString(deterministic=True))
-    symbolic = any(dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim)
-    artifact = Artifact.of("onnx", path, opset=OPSET, batch="symbolic" if symbolic else "fixed")
-    return [artifact], [_ReadBack(path), _DeployedOnnx(path)]
-
-
-def _write_pytorch(net: Net, folder: Path, name: str) -> tuple[list[Artifact], list[Backend]]:
-    from caffe_port.converters.to_pytorch import to_pytorch
-
-    module = to_pytorch(net)
-    import torch
-    from safetensors.torch import save
-
-    weights = folder / f"{name}.safetensors"
-    # Tensors shared by name are stored once a name: safetensors refuses shared memory.
-    state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
-    with replacing(weights) as stream:
-        stream.write(save(state, metadata={"format": "pt"}))
-    program, symbolic = _export(net, module)
-    path = folder / f"{name}.pt2"
-    # Not straight to the file: where that cannot be written, PyTorch raises its C++ stack instead of an OSError.
-    archive = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, archive)
-    with replacing(path) as stream:
-        stream.write(archive.getbuffer())
-    artifacts = [
-        Artifact.of("pytorch program (torch.export)", path, batch="symbolic" if symbolic else "fixed"),
-        Artifact.of("pytorch state dict (safetensors)", weights),
-    ]
-    return artifacts, [_Reloaded(weights), _DeployedProgram(path)]
-
-
-_WRITERS: Mapping[str, Callable[[Net, Path, str], tuple[list[Artifact], list[Backend]]]] = {
-    "onnx": _write_onnx,
-    "pytorch": _write_pytorch,
-}
-
-
-def _export(net: Net, module: Any) -> tuple[Any, bool]:
-    """The exported program, of any batch where the net allows it."""
-    import torch
-
-    def program(batch: int | None) -> Any:
-        shapes = [shape if batch is None else (batch, *shape[1:]) for shape in net.input_shapes.values()]
-        example = tuple(torch.zeros(shape) for shape in shapes)
-        dims = None if batch is None else (tuple({0: torch.export.Dim("N")} for _ in shapes),)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            return torch.export.export(module, example, dynamic_shapes=dims)
-
-    sizes = {shape[0] if shape else 0 for shape in net.input_shapes.values()}
-    if len(sizes) == 1 and 0 not in sizes and _takes_any_batch(net):
-        try:
-            return program(2), True
-        except (RuntimeError, ValueError, torch._dynamo.exc.UserError):
-            # Some nets fix their batch (a Reshape with all dims given); torch says so in several ways.
-            return program(None), False
-    return program(None), False
-
-
-def _takes_any_batch(net: Net) -> bool:
-    try:
-        net.with_input_shapes({name: (2 * shape[0] + 1, *shape[1:]) for name, shape in net.input_shapes.items()})
-    except CaffePortError:
-        return False
-    return True
-
-
-def _outputs_of(net: Net, values: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
-    """The layers that make the net's outputs, with the values of these; None for their other tops."""
-    names = computed_outputs(net)
-    for layer in net.layers:
-        if any(top in names for top in layer.tops):
-            yield layer, tuple(_as_top(net, top, names.get(top), values) for top in layer.tops)
-
-
-def _as_top(net: Net, top: Blob, output: str | None, values: Mapping[str, Array]) -> Array | None:
-    """The value of an output in the shape of the top that made it; left to be found out if its own shape is wrong."""
-    if output is None:
-        return None
-    value = values[output]
-    return value.reshape(top.shape) if value.shape == net.blobs[output].shape else value
-
-
-@dataclass(slots=True)
-class _ReadBack:
-    """The ONNX file, opened so that every value can be seen."""
-
-    path: Path
-    name: str = "onnxruntime"
-    outputs_only: bool = False
-    _backend: OnnxBackend | None = None
-
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
-        if self._backend is None:
-            import onnx
-
-            self._backend = OnnxBackend(onnx.load(self.path))
-        return self._backend.trace(net, inputs)
-
-
-@dataclass(slots=True)
-class _DeployedOnnx:
-    """The ONNX file as users run it, with onnxruntime's own optimizations: only its outputs can be seen."""
-
-    path: Path
-    name: str = "onnxruntime, the file as it is"
-    outputs_only: bool = True
-    _session: Any = None
-
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
-        from caffe_port.converters.to_onnx import value_names
-
-        if self._session is None:
-            self._session = make_session(str(self.path))
-        names = value_names(net)
-        # A blob that shares overwritten memory has no name of its own but as an output.
-        wanted = [names.get(blob, blob.name) for blob in net.output_blobs]
-        values = self._session.run(wanted, dict(inputs))
-        return _outputs_of(net, dict(zip(net.outputs, values, strict=True)))
-
-
-@dataclass(slots=True)
-class _Reloaded:
-    """The module with its weights read back from the safetensors file."""
-
-    path: Path
-    name: str = "torch (without oneDNN)"
-    outputs_only: bool = False
-    _backend: TorchBackend | None = None
-
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array, ...]]]:
-        if self._backend is None:
-            from safetensors.torch import load_file
-
-            from caffe_port.converters.to_pytorch import to_pytorch
-
-            module = to_pytorch(net)
-            for parameter in module.state_dict().values():
-                parameter.zero_()
-            module.load_state_dict(load_file(self.path))
-            self._backend = TorchBackend(module)
-        return self._backend.trace(net, inputs)
-
-
-@dataclass(slots=True)
-class _DeployedProgram:
-    """The exported PyTorch program, loaded from its file."""
-
-    path: Path
-    name: str = "torch, the exported program"
-    outputs_only: bool = True
-    _module: Any = None
-
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Iterator[tuple[Layer, tuple[Array | None, ...]]]:
-        import torch
-
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            if self._module is None:
-                self._module = torch.export.load(self.path).module()
-            result = self._module(*[torch.from_numpy(np.array(inputs[name])) for name in net.inputs])
-        outputs = result if isinstance(result, dict) else {net.outputs[0]: result}
-        return _outputs_of(net, {name: value.numpy() for name, value in outputs.items()})

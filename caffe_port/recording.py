@@ -38,7 +38,9 @@ __all__ = [
     "RecordedLayer",
     "Recording",
     "available",
+    "caffe_of",
     "layer_cases",
+    "made_by",
     "read",
     "read_layer_cases",
     "sample_indices",
@@ -121,7 +123,6 @@ class Recording:
     limit: int
     source: str = ""
     sha256: str = ""
-    caffe_commit: str = CAFFE_COMMIT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,6 +174,34 @@ def layer_cases() -> Path | None:
     """The zip file of layer cases beside the shipped recordings; None in an installation that leaves it out."""
     entry = importlib.resources.files("caffe_port.reference_outputs").joinpath("layers.zip")
     return Path(str(entry)) if entry.is_file() else None
+
+
+def caffe_of(path: str | os.PathLike[str]) -> str:
+    """Which Caffe computed a recording: of those the project ships it is known, else record.py wrote it down."""
+    if Path(path) in available(Path(path).parent.name):
+        return f"BVLC/caffe @ {CAFFE_COMMIT}"
+    version = made_by(path).get("caffe")
+    return f"Caffe {version}" if version else "a Caffe that the recording does not name"
+
+
+def made_by(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What record.py wrote of itself into `meta`; {} where somebody else wrote it, or it is not what it writes."""
+    with np.load(path, allow_pickle=False) as arrays:
+        told = json.loads(arrays["meta"].tobytes()).get("recorder")
+    return told if isinstance(told, dict) and _as_written(told) else {}
+
+
+def _as_written(told: Mapping[str, Any]) -> bool:
+    """Whether it has what record.py writes and is used here."""
+    stages, files = told.get("stages"), told.get("weights")
+    if told.get("phase") not in ("TEST", "TRAIN") or type(told.get("level")) is not int:
+        return False
+    if not isinstance(stages, list) or not isinstance(files, list):
+        return False
+    return all(isinstance(stage, str) for stage in stages) and all(
+        isinstance(file, dict) and isinstance(file.get("name"), str) and isinstance(file.get("sha256"), str)
+        for file in (told.get("definition"), *files)
+    )
 
 
 def read(path: str | os.PathLike[str]) -> Recording:

@@ -515,7 +515,7 @@ def test_convert_with_a_recording(model: tuple[str, str], good: Path, tmp_path: 
     assert capsys.readouterr().err.splitlines()[-1] == "verified against Caffe"
     document = certificate(tmp_path)
     assert document["verdict"] == "verified against Caffe"
-    assert document["reference"]["caffe_commit"] == recording.CAFFE_COMMIT
+    assert document["reference"]["recordings"][0]["caffe"] == "a Caffe that the recording does not name"
 
 
 def test_convert_that_fails_verification_leaves_nothing(

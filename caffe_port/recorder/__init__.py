@@ -7,7 +7,6 @@ check("recording.npz", "deploy.prototxt")                                # here
 from __future__ import annotations
 
 import importlib.resources
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -130,7 +129,7 @@ def check(path: str | os.PathLike[str], net: Net | str | os.PathLike[str] | None
         recorded = recording.read(path)
     except RecordingError as error:
         return RecordingCheck(source, None, {}, "", tuple(_problems(error, source)), ())
-    made_by = _made_by(Path(path))
+    made_by = recording.made_by(path)
     notes = list(_notes(recorded))
     if net is None:
         return RecordingCheck(source, recorded, made_by, "", (), tuple(notes))
@@ -166,26 +165,6 @@ def _problems(error: CaffePortError, source: str) -> Iterator[str]:
     if len(lines) > 1:
         del lines[0]
     yield from (line.strip().removeprefix(f"{source}: ") for line in lines)
-
-
-def _made_by(path: Path) -> dict[str, Any]:
-    """What record.py wrote of itself into `meta`; {} where somebody else wrote it, or it is not what it writes."""
-    with np.load(path, allow_pickle=False) as arrays:
-        told = json.loads(arrays["meta"].tobytes()).get("recorder")
-    return told if isinstance(told, dict) and _as_written(told) else {}
-
-
-def _as_written(told: Mapping[str, Any]) -> bool:
-    """Whether it has what record.py writes and is used here."""
-    stages, files = told.get("stages"), told.get("weights")
-    if told.get("phase") not in ("TEST", "TRAIN") or type(told.get("level")) is not int:
-        return False
-    if not isinstance(stages, list) or not isinstance(files, list):
-        return False
-    return all(isinstance(stage, str) for stage in stages) and all(
-        isinstance(file, dict) and isinstance(file.get("name"), str) and isinstance(file.get("sha256"), str)
-        for file in (told.get("definition"), *files)
-    )
 
 
 def _notes(recorded: Recording) -> Iterator[str]:

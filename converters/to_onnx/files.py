@@ -1,0 +1,189 @@
+"""ONNX models as files: ONNX with or without its weights inside, onnxruntime's own format, OpenVINO's; and running them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffe_port.backends import make_session
+from caffe_port.errors import ArtifactError, MissingDependency
+from caffe_port.layers.base import Array
+from caffe_port.proto.files import replacing
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["LARGEST_FILE", "run_openvino", "run_ort", "write_onnx", "write_openvino", "write_ort"]
+
+LARGEST_FILE = (1 << 31) - 1
+"""Bytes of the largest ONNX file: protobuf's limit."""
+
+ALIGNMENT = 4096
+"""Each external tensor starts at a multiple of this, so that a runtime can map it into memory."""
+
+EXTERNAL_FROM = 1024
+"""Bytes from which a tensor is external, if any is; smaller ones (shapes, axes) are needed to check the model."""
+
+
+def write_onnx(
+    model: onnx.ModelProto, path: Path, *, external_data: bool | None = None, largest: int = LARGEST_FILE
+) -> list[Path]:
+    """Writes `model` to `path`; returns the files written, `path` first.
+
+    `external_data`: whether the weights go to a file of their own, `path` with `.data` appended, which has to stay
+    beside it. None: only if one file would be larger than `largest` bytes. The same model gives the same bytes.
+    Raises: ArtifactError if a file cannot be written, or one file is asked for and would be too large.
+    """
+    if external_data is None or not external_data:
+        too_large = _size(model) > largest
+        if too_large and external_data is not None:
+            raise ArtifactError(
+                f"{path}: the model is larger than the {largest} bytes an ONNX file holds: its weights need a file of "
+                "their own"
+            )
+        if not too_large:
+            with replacing(path) as stream:
+                stream.write(model.SerializeToString(deterministic=True))
+            return [path]
+    data = path.with_name(f"{path.name}.data")
+    with replacing(data) as weights, replacing(path) as stream:
+        stream.write(_externalized(model, data.name, weights).SerializeToString(deterministic=True))
+    return [path, data]
+
+
+def _size(model: onnx.ModelProto) -> int:
+    """Bytes of the model as one file. Beyond protobuf's limit only the weights count, as ByteSize() fails there."""
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    return weights if weights > LARGEST_FILE else model.ByteSize()
+
+
+def _externalized(model: onnx.ModelProto, location: str, weights: Any) -> onnx.ModelProto:
+    """The model without its large tensors, which are written to `weights`."""
+    import onnx
+    from onnx import numpy_helper
+
+    slim = onnx.ModelProto()
+    slim.CopyFrom(model)
+    for tensor in slim.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ArtifactError(f"tensor {tensor.name!r} is in another file: load the model with its external data")
+        values = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+        if len(values) < EXTERNAL_FROM:
+            continue
+        weights.write(bytes(-weights.tell() % ALIGNMENT))
+        place = {"location": location, "offset": weights.tell(), "length": len(values)}
+        weights.write(values)
+        shape, element, name = list(tensor.dims), tensor.data_type, tensor.name
+        tensor.Clear()
+        tensor.dims.extend(shape)
+        tensor.data_type, tensor.name, tensor.data_location = element, name, onnx.TensorProto.EXTERNAL
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+    return slim
+
+
+def write_ort(onnx_path: Path, path: Path) -> list[Path]:
+    """Writes the ONNX file as `path`, in onnxruntime's own format (`.ort`), for its small builds; returns the file.
+
+    It is optimized as far as every processor can run it.
+    Raises: MissingDependency; ArtifactError if onnxruntime does not take the model, or the file cannot be written.
+    """
+    make = _onnxruntime()
+    options = make.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = make.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    with _beside(path) as folder:
+        options.optimized_model_filepath = str(folder / path.name)
+        try:
+            make.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common type
+            raise ArtifactError(f"{onnx_path}: onnxruntime does not take the model: {error}") from error
+    return [path]
+
+
+def write_openvino(onnx_path: Path, path: Path) -> list[Path]:
+    """Writes the ONNX file as OpenVINO IR: `path` (`.xml`) and the weights beside it (`.bin`), all in float32.
+
+    Raises: MissingDependency; ArtifactError if OpenVINO does not take the model, or a file cannot be written.
+    """
+    openvino = _openvino()
+    weights = path.with_suffix(".bin")
+    if weights == path:
+        raise ArtifactError(f"{path}: the file with the graph cannot end in .bin, as that with the weights does")
+    with _beside(weights, path) as folder:
+        try:
+            # Not convert_model: it does the same and reports home.
+            model = openvino.Core().read_model(str(onnx_path))
+            openvino.save_model(model, str(folder / path.name), compress_to_fp16=False)
+        except Exception as error:  # so are OpenVINO's
+            raise ArtifactError(f"{onnx_path}: OpenVINO does not take the model: {_first_line(error)}") from error
+    return [path, weights]
+
+
+def run_ort(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs by name, of an ONNX file (with its external data) or one in onnxruntime's format."""
+    session = make_session(str(path))
+    names = [value.name for value in session.get_outputs()]
+    given = {value.name: np.asarray(inputs[value.name]) for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def run_openvino(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs by name, of a model in OpenVINO IR; computed in float32 on every processor."""
+    openvino = _openvino()
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        given = {port: np.ascontiguousarray(inputs[_named(port, inputs)]) for port in compiled.inputs}
+        results = compiled(given)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: OpenVINO does not run the model: {_first_line(error)}") from error
+    return {name: np.array(results[port]) for port in compiled.outputs for name in sorted(port.get_names())}
+
+
+def _named(port: Any, inputs: Mapping[str, Array]) -> str:
+    return next(name for name in sorted(port.get_names()) if name in inputs)
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(f"onnxruntime is needed: pip install 'caffe_port[runtime]' ({error})") from None
+    return onnxruntime
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency(f"OpenVINO is needed for its format: pip install openvino ({error})") from None
+    return openvino
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _beside(*paths: Path) -> Iterator[Path]:
+    """A hidden folder beside `paths`, whose files of these names take their places when the block ends."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".caffe_port-", suffix=".tmp", dir=paths[0].parent) as name:
+            folder = Path(name)
+            yield folder
+            for path in paths:
+                if not (folder / path.name).is_file():
+                    raise ArtifactError(f"{path}: nothing was written")
+                # Copied, not moved: a new file gets the mode any new file gets.
+                with replacing(path) as stream, (folder / path.name).open("rb") as made:
+                    shutil.copyfileobj(made, stream)
+    except OSError as error:
+        raise ArtifactError(f"{paths[0]}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,164 @@
+"""ONNX models with weights of 16 bits, or computing in float16 throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from caffe_port.errors import ArtifactError, MissingDependency, Problems
+from caffe_port.layers.base import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["KEPT_FLOAT", "KEPT_SHARE", "LARGEST", "to_half"]
+
+LARGEST = float(np.finfo(np.float16).max)
+"""The largest value float16 holds."""
+
+_INT16 = 32767
+
+KEPT_SHARE = 0.02
+"""Where weights are stored in 16 bits, the smallest constants stay float32 as long as they are together no more than this
+share of all values: biases, factors, and the first layers' weights, whose rounding all later layers would see."""
+
+KEPT_FLOAT = ("Softmax", "Exp", "Log", "Softplus", "ReduceSumSquare", "ReduceL1", "ReduceSum", "ReduceMean", "LRN")
+"""Operators that compute in float32 even if activations are float16: their sums or values leave its range."""
+
+
+def to_half(model: onnx.ModelProto, *, activations: bool = False, fixed_point: bool = False) -> onnx.ModelProto:
+    """`model` with weights of 16 bits; inputs and outputs stay float32 and keep their names.
+
+    Weights are stored as float16, and a Cast behind each makes them float32 again, which a runtime does once, at
+    loading: everything is computed in float32, and only the weights' rounding is lost.
+    `fixed_point`: they are stored as int16 instead, with a float32 scale for each index of axis 0 (Cast and Mul). That
+    is as small and nearer, and holds values of any size; but few tools take it for weights.
+    `activations`: everything but KEPT_FLOAT is computed in float16, for hardware that is fast at it.
+    Raises: ArtifactError naming the constants that float16 cannot hold, or if both are asked for; MissingDependency.
+    """
+    if activations and fixed_point:
+        raise ArtifactError("weights in fixed point are for computing in float32: choose that or float16 activations")
+    if activations:
+        _require_in_range(_floats(model), model)
+        return _computing_in_half(model)
+    chosen = _large(model)
+    if not fixed_point:
+        _require_in_range(chosen, model)
+    return _stored_small(model, {tensor.name for tensor in chosen}, fixed_point)
+
+
+def _floats(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    import onnx
+
+    return [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(tensor)
+
+
+def _large(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The float constants but the smallest, which are KEPT_SHARE of all values, and the inputs' defaults."""
+    given = {value.name for value in model.graph.input}
+    by_size = sorted((tensor for tensor in _floats(model) if tensor.name not in given), key=_size)
+    kept = KEPT_SHARE * sum(map(_size, by_size))
+    while by_size and (kept := kept - _size(by_size[0])) >= 0:
+        by_size = by_size[1:]
+    return by_size
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims)
+
+
+def _require_in_range(tensors: Sequence[onnx.TensorProto], model: onnx.ModelProto) -> None:
+    problems = Problems()
+    for tensor in tensors:
+        # What rounds to infinity is what float16 cannot hold; infinities and NaN are the model's own.
+        values = _array(tensor)
+        with np.errstate(over="ignore"):
+            lost = np.isinf(values.astype(np.float16)) & np.isfinite(values)
+        if lost.any():
+            readers = [node.name for node in model.graph.node if tensor.name in node.input]
+            problems.add(
+                ArtifactError,
+                f"constant {tensor.name!r} of {', '.join(readers) or 'no node'} has values up to "
+                f"{np.abs(values[lost]).max():.6g}; float16 ends at {LARGEST:g}",
+                hint="store the weights in fixed point, or keep them in float32",
+            )
+    problems.raise_if_any()
+
+
+def _stored_small(model: onnx.ModelProto, chosen: set[str], fixed_point: bool) -> onnx.ModelProto:
+    """The constants `chosen` under new names, and nodes that make them float32 under their own, so that every reader
+    stays as it is."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    taken = {name for node in made.graph.node for name in (*node.input, *node.output, node.name)}
+
+    def unique(wanted: str) -> str:
+        while wanted in taken:
+            wanted += "'"
+        taken.add(wanted)
+        return wanted
+
+    nodes, scales = [], []
+    for tensor in made.graph.initializer:
+        name = tensor.name
+        if name not in chosen:
+            continue
+        values = _array(tensor)
+        stored, widened = unique(f"{name}:stored"), name
+        if fixed_point:
+            values, scale = _fixed(values)
+            widened, scale_name = unique(f"{name}:whole"), unique(f"{name}:scale")
+            scales.append(numpy_helper.from_array(scale, scale_name))
+        else:
+            values = values.astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values, stored))
+        cast = unique(f"{name}/Cast")
+        nodes.append(helper.make_node("Cast", [stored], [widened], name=cast, to=onnx.TensorProto.FLOAT))
+        if fixed_point:
+            nodes.append(helper.make_node("Mul", [widened, scale_name], [name], name=unique(f"{name}/Mul")))
+    made.graph.initializer.extend(scales)
+    nodes += made.graph.node
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
+
+
+def _fixed(values: Array) -> tuple[Array, Array]:
+    """int16 of the shape of `values`, and the scale (C, 1, …) to multiply them by."""
+    largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
+    if not np.isfinite(largest).all():
+        raise ArtifactError("weights that are not finite cannot be stored in fixed point")
+    scale = np.where(largest > 0, largest / np.float32(_INT16), 1).astype(np.float32)
+    return np.clip(np.round(values / scale), -_INT16, _INT16).astype(np.int16), scale
+
+
+def _computing_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+    except ImportError as error:
+        raise MissingDependency(
+            f"float16 activations need onnxruntime: pip install 'caffe_port[runtime]' ({error})"
+        ) from None
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    made: onnx.ModelProto = convert_float_to_float16(
+        copy, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *KEPT_FLOAT]
+    )
+    # The converter appends its Casts at the end.
+    OnnxModel.graph_topological_sort(made.graph, is_deterministic=True)
+    return made
