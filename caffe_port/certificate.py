@@ -85,12 +85,6 @@ class Certificate:
         budgets = {percent(report.budget) for report in self.budgets}
         return f"{verdict}; outputs within {' and '.join(sorted(budgets))}" if budgets else verdict
 
-    def page(self) -> str:
-        """The certificate as one HTML page that needs nothing else."""
-        from caffe_port.pages.certificate import page
-
-        return page(self)
-
     def as_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -136,6 +130,13 @@ class Certificate:
         """Writes the document; the file appears complete or not at all. Raises ArtifactError."""
         with replacing(path) as stream:
             stream.write(self.dumps().encode())
+
+    def write_page(self, path: Path) -> None:
+        """Writes the certificate as one HTML page that needs nothing else, as `write` does. Raises ArtifactError."""
+        from caffe_port.pages.certificate import page
+
+        with replacing(path) as stream:
+            stream.write(page(self).encode())
 
 
 def _versions() -> dict[str, str]:

@@ -105,10 +105,10 @@ def convert(
         if verify and not certificate.ok:
             failed = [report for report in (*reports, *budgets) if not report.ok]
             raise ParityError("\n".join(report.explanation() for report in failed))
+        certificate.write(workshop / f"{name}.certificate.json")
+        certificate.write_page(workshop / f"{name}.certificate.html")
         files = [artifact.name for artifact in draft.artifacts]
-        for suffix, text in ((".certificate.json", certificate.dumps()), (".certificate.html", certificate.page())):
-            (workshop / f"{name}{suffix}").write_text(text, encoding="utf-8")
-            files.append(f"{name}{suffix}")
+        files += [f"{name}.certificate.json", f"{name}.certificate.html"]
         try:
             for file in files:
                 (workshop / file).replace(folder / file)

@@ -310,7 +310,7 @@ def converted(
 def test_convert(converted: tuple[Path, subprocess.CompletedProcess[str]], model: tuple[str, str]) -> None:
     folder, done = converted
     assert done.returncode == 0, done.stderr
-    names = ["small.onnx", "small.pt2", "small.safetensors", "small.certificate.json"]
+    names = ["small.onnx", "small.pt2", "small.safetensors", "small.certificate.json", "small.certificate.html"]
     assert done.stdout.splitlines() == [str(folder / name) for name in names]
     assert sorted(entry.name for entry in folder.iterdir()) == sorted(names)
     assert "no recording of Caffe for this model" in done.stderr
@@ -347,7 +347,7 @@ def test_convert_without_verification(model: tuple[str, str], tmp_path: Path, ca
     arguments = ["convert", *model, "-o", str(tmp_path), "--to", "onnx", "--no-verify", "--name", "other", "--json"]
     assert cli.main(arguments) == 0
     out, err = capsys.readouterr()
-    files = [str(tmp_path / "other.onnx"), str(tmp_path / "other.certificate.json")]
+    files = [str(tmp_path / f"other.{suffix}") for suffix in ("onnx", "certificate.json", "certificate.html")]
     assert json.loads(out) == {"verdict": "not verified", "files": files}
     assert "blobs agree" not in err
     document = certificate(tmp_path, "other")
@@ -359,18 +359,16 @@ def test_convert_replaces_what_is_there(model: tuple[str, str], tmp_path: Path, 
     (tmp_path / "small.onnx").write_text("old")
     (tmp_path / "mine.txt").write_text("stays")
     assert cli.main(["convert", *model, "-o", str(tmp_path), "--to", "onnx,onnx", "--to", "onnx", "--no-verify"]) == 0
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine.txt", "small.certificate.json", "small.onnx"]
-    assert capsys.readouterr().out.splitlines() == [
-        str(tmp_path / "small.onnx"),
-        str(tmp_path / "small.certificate.json"),
-    ]
+    names = ["small.onnx", "small.certificate.json", "small.certificate.html"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["mine.txt", *names])
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / name) for name in names]
     onnx.load(tmp_path / "small.onnx")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "onxx"], "unknown target onxx; known: onnx, pytorch"),
+        (["--to", "onxx"], "unknown target onxx; known: onnx, ort, openvino, pytorch"),
         (["--to", ","], "unknown target none"),
         (["--to", "onnx", "--name", "a/b"], "'a/b' is no file name"),
         (["--to", "onnx", "--name", ".."], "'..' is no file name"),
@@ -784,6 +782,7 @@ class FullDisk:
         ("convert", "small.safetensors"),
         ("convert", "small.pt2"),
         ("convert", "small.certificate.json"),
+        ("convert", "small.certificate.html"),
         ("run", "out.npz"),
         ("verify", "c.json"),
     ],
@@ -793,7 +792,7 @@ def test_a_full_disk(
 ) -> None:
     """The system refuses to write more of one of the files: one line, and none of them is there."""
     np.savez(tmp_path / "in.npz", **inputs_of(built(CONV_NET)))
-    if command == "convert" and not file.endswith((".onnx", ".json")):
+    if command == "convert" and not file.endswith((".onnx", ".json", ".html")):
         pytest.importorskip("torch")
     original = Path.open
     hit = []
