@@ -82,7 +82,8 @@ def write_pytorch_source(net: Net, workshop: Path, name: str, form: Form, prepro
     source, weights = workshop / f"{name}.py", workshop / f"{name}.weights.safetensors"
     with replacing(source) as stream:
         stream.write(written.source.encode())
-    metadata = {"format": "pt", "caffe_port.blobs": json.dumps(written.blobs, sort_keys=True)}
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    metadata = {"caffe_port.blobs": json.dumps(written.blobs, sort_keys=True)}
     with replacing(weights) as stream:
         stream.write(save({key: np.ascontiguousarray(array) for key, array in written.tensors.items()}, metadata))
     draft.add("pytorch source", source)
