@@ -19,7 +19,7 @@ from caffe_port.errors import (
     WeightsError,
 )
 from caffe_port.layers.unknown import UnknownLayer
-from caffe_port.net import Net, Weight
+from caffe_port.net import Net
 from caffe_port.shapes import format_shape
 
 __all__ = ["Obstacle", "obstacles"]
@@ -62,7 +62,7 @@ def obstacles(load: Callable[[bool], Net], targets: Sequence[str], form: Form | 
         found += [Obstacle("form", text, True) for text in _texts(error)]
     try:
         net = load(True)
-        found += [_of_missing(weight) for weight in net.missing_weights()]
+        found += _of_missing(net)
     except WeightsError as error:
         # The rest can be looked at all the same.
         found += _of_error(error)
@@ -76,9 +76,20 @@ def obstacles(load: Callable[[bool], Net], targets: Sequence[str], form: Form | 
     return sorted(found, key=lambda one: not one.stops)
 
 
-def _of_missing(weight: Weight) -> Obstacle:
-    text = f"learned blob {weight.index} of shape {format_shape(weight.shape)} has no values"
-    return Obstacle("missing weights", f"layer {weight.layer!r}: {text}", True, weight.layer)
+def _of_missing(net: Net) -> list[Obstacle]:
+    missing = net.missing_weights()
+    layers = list(dict.fromkeys(weight.layer for weight in missing))
+    if missing and len(missing) == sum(1 for _ in net.weights()):
+        return [
+            Obstacle("missing weights", f"there are none, and {len(layers)} layers need them: give a weight file", True)
+        ]
+    found = []
+    for layer in layers:
+        shapes = ", ".join(format_shape(weight.shape) for weight in missing if weight.layer == layer)
+        found.append(
+            Obstacle("missing weights", f"layer {layer!r}: learned blobs of {shapes} have no values", True, layer)
+        )
+    return found
 
 
 def _of_targets(net: Net, targets: Sequence[str]) -> list[Obstacle]:

@@ -147,7 +147,9 @@ def test_reduced_precision_is_held_to_its_budget(
         return convert(model, tmp_path / "out", "small", ["onnx"], form=form, evidence=evidence, budget=budget)
 
     if not ok:
-        with pytest.raises(ParityError, match=r"beyond the budget of 1e-07 %: 'prob' off by at most|int8 cannot be within 1e-09"):
+        with pytest.raises(
+            ParityError, match=r"beyond the budget of 1e-07 %: 'prob' off by at most|int8 cannot be within 1e-09"
+        ):
             done()
         assert not (tmp_path / "out").exists()
         return

@@ -43,10 +43,11 @@ def test_everything_at_once(tmp_path: Path) -> None:
     )
     kinds = {(one.kind, one.layer) for one in found}
     assert ("missing layer", "a") in kinds
-    assert ("missing weights", "c") in kinds
+    assert ("missing weights", None) in kinds
     assert ("ignored parameter", "p") in kinds
     assert ("form", None) in kinds
-    assert len([one for one in found if one.kind == "missing weights"]) == 2
+    (missing,) = [one.text for one in found if one.kind == "missing weights"]
+    assert missing == "there are none, and 1 layers need them: give a weight file"
     # What stops it first.
     assert [one.stops for one in found] == sorted((one.stops for one in found), reverse=True)
     assert not next(one for one in found if one.kind == "ignored parameter").stops
@@ -80,6 +81,18 @@ def test_weights_that_do_not_fit_do_not_hide_the_rest(tmp_path: Path) -> None:
 
     found = obstacles(load, ["onnx"])
     assert {(one.kind, one.layer) for one in found} >= {("weights", "c"), ("missing layer", "a")}
+
+
+def test_layers_that_the_weight_file_lacks(tmp_path: Path) -> None:
+    layer = (
+        """layer { name: "%s" type: "InnerProduct" bottom: "x" top: "%s" inner_product_param { num_output: 2 } }\n"""
+    )
+    file = tmp_path / "net.prototxt"
+    file.write_text(INPUT + layer % ("a", "a") + layer % ("b", "b"))
+    weights = write_caffemodel(tmp_path / "w.caffemodel", layer % ("a", "a"), {"a": [np.ones((2, 144)), np.ones(2)]})
+    found = obstacles(lambda with_weights: cp.load(file, weights, allow_missing_weights=True), ["caffemodel"])
+    assert [(one.kind, one.layer, one.stops) for one in found] == [("missing weights", "b", True)]
+    assert found[0].text == "layer 'b': learned blobs of 2x144, 2 have no values"
 
 
 def test_a_file_that_is_no_net(tmp_path: Path) -> None:
