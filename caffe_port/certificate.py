@@ -65,12 +65,14 @@ class Certificate:
     @property
     def ok(self) -> bool:
         """Whether something was verified and all of it agrees."""
-        reports = (*self.reports, *self.budgets)
-        return bool(self.reports) and all(report.ok for report in reports)
+        return bool(self.reports) and not self._failed()
+
+    def _failed(self) -> bool:
+        return not all([*(report.ok for report in self.reports), *(report.ok for report in self.budgets)])
 
     @property
     def verdict(self) -> str:
-        if not all(report.ok for report in (*self.reports, *self.budgets)):
+        if self._failed():
             return "failed"
         if not self.reports:
             return "not verified"

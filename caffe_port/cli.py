@@ -478,7 +478,8 @@ def _repeating(args: argparse.Namespace) -> str:
 
 
 def _base(given: object) -> str:
-    return given.name if isinstance(given, Path) else Path(given).name if os.sep in str(given) else str(given)
+    text = str(given)
+    return Path(text).name if os.sep in text else text
 
 
 def _verify(args: argparse.Namespace) -> int:

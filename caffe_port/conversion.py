@@ -103,8 +103,8 @@ def convert(
             command,
         )
         if verify and not certificate.ok:
-            failed = [report for report in (*reports, *budgets) if not report.ok]
-            raise ParityError("\n".join(report.explanation() for report in failed))
+            lines = [report.explanation() for report in reports if not report.ok]
+            raise ParityError("\n".join(lines + [report.explanation() for report in budgets if not report.ok]))
         certificate.write(workshop / f"{name}.certificate.json")
         certificate.write_page(workshop / f"{name}.certificate.html")
         files = [artifact.name for artifact in draft.artifacts]

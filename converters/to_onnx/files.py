@@ -91,7 +91,8 @@ def _externalized(model: onnx.ModelProto, location: str, weights: Any) -> onnx.M
 def write_ort(onnx_path: Path, path: Path) -> list[Path]:
     """Writes the ONNX file as `path`, in onnxruntime's own format (`.ort`), for its small builds; returns the file.
 
-    It is optimized as far as every processor can run it.
+    It is optimized as far as every processor can run it. onnxruntime orders a table in it by chance: the bytes differ
+    from time to time.
     Raises: MissingDependency; ArtifactError if onnxruntime does not take the model, or the file cannot be written.
     """
     make = _onnxruntime()
@@ -121,10 +122,19 @@ def write_openvino(onnx_path: Path, path: Path) -> list[Path]:
         try:
             # Not convert_model: it does the same and reports home.
             model = openvino.Core().read_model(str(onnx_path))
+            _name_by_order(model)
             openvino.save_model(model, str(folder / path.name), compress_to_fp16=False)
         except Exception as error:  # so are OpenVINO's
             raise ArtifactError(f"{onnx_path}: OpenVINO does not take the model: {_first_line(error)}") from error
     return [path, weights]
+
+
+def _name_by_order(model: Any) -> None:
+    """Names the operations OpenVINO made up by their place: its own counter runs through the whole process."""
+    for i, operation in enumerate(model.get_ordered_ops()):
+        kind, _, number = operation.get_friendly_name().rpartition("_")
+        if kind == operation.get_type_name() and number.isdigit():
+            operation.set_friendly_name(f"{kind}_{i}")
 
 
 def run_ort(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:

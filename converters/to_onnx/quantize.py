@@ -2,7 +2,7 @@
 
 onnxruntime's own quantizer writes the model. What is done around it, because its calibrations lose more:
 
-- A range is the one with the least squared error, not the extremes: rare large values are clipped.
+- A range is the one with the least error, not the extremes: rare large values are clipped.
 - The means that quantizing shifts are put back into the biases, layer after layer (Nagel et al., Data-Free Quantization
   Through Weight Equalization and Bias Correction, 2019; here with measured means).
 - What only makes the outputs of the model (a Softmax, say) stays float: an int8 probability has 256 values.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,10 +37,10 @@ ALONG = (
 OLDEST_OPSET = 13
 """The first opset whose DequantizeLinear has a scale a channel."""
 
-SAMPLE = 1 << 16
-"""How many values of an activation, over all calibration inputs, its range is chosen by."""
+BINS = 1 << 12
+"""Of the histogram an activation's range is chosen by."""
 
-SHARES = tuple(np.linspace(0.3, 1, 29).tolist())
+SHARES = tuple(np.linspace(0.2, 1, 33).tolist())
 """The shares of the full range that are tried."""
 
 Feeds = Mapping[str, Array]
@@ -61,8 +61,8 @@ class Error:
 class Quantized:
     """An int8 model and how it was come by.
 
-    `quantized` and `float_nodes` name the nodes of MULTIPLYING; `error` is on the calibration inputs, `full_error` that
-    with nothing kept in float for the budget's sake. `tried` has, of each node that was tried alone in float, the
+    `quantized` and `float_nodes` name the nodes of MULTIPLYING; `error` is on the inputs to check with, `full_error` the
+    one with nothing kept in float for the budget's sake. `tried` has, of each node that was tried alone in float, the
     largest error that was left.
     """
 
@@ -70,8 +70,8 @@ class Quantized:
     quantized: tuple[str, ...]
     float_nodes: tuple[str, ...]
     error: Error
-    full_error: Error
-    tried: Mapping[str, float]
+    full_error: Error | None = None
+    tried: Mapping[str, float] = field(default_factory=dict)
 
 
 def quantize(
@@ -79,123 +79,137 @@ def quantize(
     calibration: Sequence[Feeds],
     *,
     budget: float | None = None,
+    check: Sequence[Feeds] | None = None,
     float_nodes: Iterable[str] = (),
     reduce_range: bool = False,
 ) -> Quantized:
     """`model` with int8 weights and activations; inputs and outputs keep their names, types and shapes.
 
-    `calibration`: inputs as the model will get them, several dozen; each is run by itself. Ranges, biases and errors
-    are measured on them, so they have to be like the real ones: flat areas, dark and bright ones included.
-    `budget`: the largest distance of an output from the float model's, as a share of that output's largest magnitude
-    over the calibration. Where int8 throughout is further off, each node of MULTIPLYING is tried alone in float, and
-    they are left in float in the order of what that gained, until the budget is met.
+    `calibration`: inputs as the model will get them, several dozen; each is run by itself. Ranges and biases are
+    measured on them, so they have to be as various as the real ones: dark, bright and flat areas included.
+    `budget`: the largest distance of an output from the float model's on `check` (None: on the calibration), as a share
+    of that output's largest magnitude there. Where int8 throughout is further off, each node of MULTIPLYING is tried
+    alone in float, and then they stay float one after the other, the most helpful first, until the budget is met. That
+    takes as many quantizations as there are such nodes.
     `float_nodes`: nodes of MULTIPLYING that stay float in any case.
     `reduce_range`: weights of 7 bits, for x86 processors without VNNI, whose int8 products can overflow 16 bits.
     The same arguments give the same bytes.
     Raises: GraphError if nothing can be quantized, or a node or an input is not there; ArtifactError if the budget
     cannot be met; MissingDependency.
     """
-    if not calibration:
-        raise GraphError("quantizing needs calibration inputs, and there are none")
+    if not calibration or (check is not None and not check):
+        raise GraphError("quantizing needs inputs to calibrate and to check with, and there are none")
     if budget is not None and not budget > 0:
         raise GraphError(f"the budget of quantizing must be above 0, not {budget}")
-    work = _Workbench(model, calibration, reduce_range)
+    work = _Workbench(model, calibration, calibration if check is None else check, reduce_range)
     given = tuple(dict.fromkeys(float_nodes))
     unknown = [name for name in given if name not in work.nodes]
     if unknown:
-        raise GraphError(f"no {', '.join(MULTIPLYING)} node named {', '.join(map(repr, unknown))}")
+        raise GraphError(f"no {', '.join(MULTIPLYING)} node that can be quantized is named {', '.join(unknown)}")
     if len(given) == len(work.nodes):
         raise GraphError("every node that could be quantized is to stay float")
-    made = work.corrected(given)
-    full = error = work.error(made)
-    kept, tried = given, dict[str, float]()
-    if budget is not None and error.largest > budget:
-        tried = {name: work.error(work.written((*given, name))).largest for name in work.nodes if name not in given}
-        for name in sorted(tried, key=lambda name: (tried[name], work.nodes.index(name))):
-            kept = (*kept, name)
-            if len(kept) == len(work.nodes):
-                raise ArtifactError(
-                    f"int8 cannot be within {budget:g} of the float outputs: even with all but one of "
-                    f"{len(work.nodes)} nodes in float the largest error is {error.largest:.3g}"
-                )
-            made = work.corrected(kept)
-            error = work.error(made)
-            if error.largest <= budget:
+
+    def made(kept: Sequence[str]) -> Quantized:
+        result = work.corrected(kept)
+        quantized = tuple(name for name in work.nodes if name not in kept)
+        left = tuple(name for name in work.nodes if name in kept)
+        return Quantized(result, quantized, left, work.error(result))
+
+    best = first = made(given)
+    tried: dict[str, Quantized] = {}
+    if budget is not None and first.error.largest > budget:
+        tried = {name: made((*given, name)) for name in first.quantized}
+        order = sorted(tried, key=lambda name: tried[name].error.largest)
+        for count in range(1, len(order)):
+            best = tried[order[0]] if count == 1 else made((*given, *order[:count]))
+            if best.error.largest <= budget:
                 break
-    left = tuple(name for name in work.nodes if name in kept)
-    return Quantized(made, tuple(name for name in work.nodes if name not in kept), left, error, full, tried)
+        else:
+            raise ArtifactError(
+                f"int8 cannot be within {budget:g} of the float outputs: even with all but one of {len(work.nodes)} "
+                f"nodes in float the largest error is {best.error.largest:.3g}"
+            )
+    return replace(best, full_error=first.error, tried={name: one.error.largest for name, one in tried.items()})
 
 
 class _Workbench:
     """The float model, what was measured of it, and how to make int8 models of it."""
 
-    def __init__(self, model: onnx.ModelProto, calibration: Sequence[Feeds], reduce_range: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, calibration: Sequence[Feeds], check: Sequence[Feeds], reduce_range: bool
+    ) -> None:
         import onnx
 
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         if opset < OLDEST_OPSET:
             raise GraphError(f"quantizing needs opset {OLDEST_OPSET} or newer; the model has {opset}")
         names = {value.name for value in model.graph.input}
-        for i, feeds in enumerate(calibration):
+        for feeds in (*calibration, *check):
             if set(feeds) != names:
-                raise GraphError(f"calibration input {i} has {sorted(feeds)}; the model takes {sorted(names)}")
+                raise GraphError(f"an input to calibrate or check with has {sorted(feeds)}; the model takes {sorted(names)}")
         self.calibration = calibration
+        self.check = check
         self.reduce_range = reduce_range
         self.model = onnx.shape_inference.infer_shapes(_with_biases(model))
         graph = self.model.graph
         self.outputs = [value.name for value in graph.output]
-        constants = {tensor.name for tensor in graph.initializer}
+        self.constants = {tensor.name for tensor in graph.initializer}
         self.nodes = [
             node.name
             for node in graph.node
-            if node.op_type in MULTIPLYING and node.input[1] in constants and node.input[0] not in constants
+            if node.op_type in MULTIPLYING and node.input[1] in self.constants and node.input[0] not in self.constants
         ]
         if not self.nodes:
             raise GraphError(f"the model has no {', '.join(MULTIPLYING)} with constant weights: nothing to quantize")
         self.tail = _tail(graph)
         self.means: dict[str, Array] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
-        self.expected: list[list[Array]] = []
         self._measure()
+        session = _session(self.model)
+        self.expected = [session.run(self.outputs, dict(feeds)) for feeds in check]
 
     def _measure(self) -> None:
-        """Runs the float model once an input: ranges, means of what has a bias, and the outputs."""
+        """Runs the float model twice an input: extremes, and means of what has a bias; then histograms."""
         import onnx
 
-        floats = {value.name for value in (*self.model.graph.input, *self.model.graph.output)}
-        floats |= {output for node in self.model.graph.node for output in node.output if output}
-        elements = {v.name: v.type.tensor_type.elem_type for v in self.model.graph.value_info}
-        names = sorted(name for name in floats if elements.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT)
+        graph = self.model.graph
+        elements = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+        given = [value.name for value in graph.input]
+        values_of = [*given, *(name for node in graph.node for name in node.output if name)]
+        names = [name for name in values_of if elements.get(name) == onnx.TensorProto.FLOAT]
+        computed = [name for name in names if name not in given]
         opened = onnx.ModelProto()
         opened.CopyFrom(self.model)
-        inputs = {value.name for value in opened.graph.input}
         del opened.graph.output[:]
-        computed = [name for name in names if name not in inputs]
         opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
         session = _session(opened)
-        samples: dict[str, list[Array]] = {name: [] for name in names}
-        extremes: dict[str, tuple[float, float]] = dict.fromkeys(names, (0.0, 0.0))
-        biased = {node.output[0]: node for node in self.model.graph.node if _bias_of(node)}
-        for feeds in self.calibration:
-            values = dict(feeds) | dict(zip(computed, session.run(computed, dict(feeds)), strict=True))
-            self.expected.append([values[name] for name in self.outputs])
+        biased = {node.output[0]: node.name for node in graph.node if _bias_of(node)}
+
+        def runs() -> Iterator[dict[str, Array]]:
+            for feeds in self.calibration:
+                yield {**feeds, **dict(zip(computed, session.run(computed, dict(feeds)), strict=True))}
+
+        low: dict[str, float] = dict.fromkeys(names, 0.0)
+        high = dict(low)
+        for values in runs():
             for name in names:
-                value = values[name]
-                if value.dtype != np.float32 or not value.size:
-                    continue
-                if not np.isfinite(value).all():
+                if not np.isfinite(values[name]).all():
                     raise GraphError(f"{name!r} is not finite on a calibration input")
-                low, high = extremes[name]
-                extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
-                step = max(1, value.size * len(self.calibration) // SAMPLE)
-                samples[name].append(value.reshape(-1)[::step])
-                if name in biased:
-                    mean = _channel_mean(value) / len(self.calibration)
-                    key = biased[name].name
-                    self.means[key] = self.means[key] + mean if key in self.means else mean
-        for name, (low, high) in extremes.items():
-            if samples[name]:
-                self.ranges[name] = best_range(np.concatenate(samples[name]), low, high)
+                low[name] = min(low[name], float(values[name].min(initial=0)))
+                high[name] = max(high[name], float(values[name].max(initial=0)))
+            for name, node in biased.items():
+                mean = _channel_mean(values[name]) / len(self.calibration)
+                self.means[node] = self.means.get(node, 0) + mean
+        counts = {name: np.zeros(BINS, np.int64) for name in names if low[name] < high[name]}
+        for values in runs():
+            for name, count in counts.items():
+                # 0 is a level of every range, and the half of what a ReLU gives.
+                value = values[name][values[name] != 0]
+                place = (value - np.float32(low[name])) * np.float32(BINS / (high[name] - low[name]))
+                count += np.bincount(np.minimum(place.astype(np.int32), BINS - 1), minlength=BINS)
+        self.ranges = {
+            name: best_range(counts[name], low[name], high[name]) if name in counts else (0.0, 0.0) for name in names
+        }
 
     def written(self, kept: Sequence[str]) -> onnx.ModelProto:
         """The int8 model with the nodes `kept` in float; biases as they were."""
@@ -218,7 +232,7 @@ class _Workbench:
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
             nodes_to_quantize=[],
-            nodes_to_exclude=[*self.tail, *kept],
+            nodes_to_exclude=[*self.tail, *self._behind(kept)],
             op_types_to_quantize=[*MULTIPLYING, *ALONG],
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
@@ -228,6 +242,17 @@ class _Workbench:
         made: onnx.ModelProto = quantizer.model.model
         made.producer_name, made.producer_version = self.model.producer_name, self.model.producer_version
         return made
+
+    def _behind(self, kept: Sequence[str]) -> list[str]:
+        """The nodes `kept`, and those that work on nothing but their results: to make these int8 first gains nothing."""
+        names, results = set(kept), set[str]()
+        for node in self.model.graph.node:
+            computed = [name for name in node.input if name and name not in self.constants]
+            if node.op_type in ALONG and computed and results.issuperset(computed):
+                names.add(node.name)
+            if node.name in names:
+                results.update(node.output)
+        return sorted(names)
 
     def corrected(self, kept: Sequence[str]) -> onnx.ModelProto:
         """The int8 model with biases that give every layer the float model's mean, channel by channel."""
@@ -258,7 +283,7 @@ class _Workbench:
         """How far the outputs are from the float model's."""
         session = _session(made)
         largest = mean = 0.0
-        got = [session.run(self.outputs, dict(feeds)) for feeds in self.calibration]
+        got = [session.run(self.outputs, dict(feeds)) for feeds in self.check]
         for i in range(len(self.outputs)):
             scale = max(float(np.abs(values[i]).max(initial=0)) for values in self.expected) or 1.0
             distances = [np.abs(a[i] - b[i]).ravel() for a, b in zip(got, self.expected, strict=True)]
@@ -267,19 +292,26 @@ class _Workbench:
         return Error(largest, mean)
 
 
-def best_range(values: Array, low: float, high: float) -> tuple[float, float]:
-    """The range, a share of `low` … `high` (which holds 0), whose 256 levels are nearest to the values, by squares."""
+def best_range(counts: Array, low: float, high: float) -> tuple[float, float]:
+    """The range within `low` … `high` (which hold 0) with the least squared distance of the values from its 256 levels;
+    `counts` has how many of them are in each of equal bins from `low` to `high`."""
+    full = np.flatnonzero(counts)
+    values = low + (full + 0.5) * ((high - low) / len(counts))
+    weights = counts[full].astype(np.float64)
 
-    def squares(share: float) -> float:
-        scale = (high - low) * share / 255
-        zero = round(-low * share / scale)
-        levels = np.clip(np.round(values / scale) + zero, 0, 255) - zero
-        return float(np.square(levels * scale - values, dtype=np.float64).sum())
+    def cost(low: float, high: float) -> float:
+        scale = (high - low) / 255
+        # Within the range a value is anywhere between two levels.
+        beyond = np.maximum(np.maximum(low - values, values - high), 0)
+        return float((weights * (beyond**2 + scale**2 / 12)).sum())
 
-    if high == low:
-        return low, high
-    best = min(SHARES, key=squares)
-    return low * best, high * best
+    share = min(SHARES, key=lambda share: cost(low * share, high * share))
+    best = low * share, high * share
+    if low < 0 < high:
+        for _ in range(2):
+            best = min((low * share for share in SHARES), key=lambda end: cost(end, best[1])), best[1]
+            best = best[0], min((high * share for share in SHARES), key=lambda end: cost(best[0], end))
+    return best
 
 
 def _with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
