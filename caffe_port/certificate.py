@@ -21,7 +21,7 @@ __all__ = ["FORMAT", "Artifact", "Certificate"]
 
 FORMAT = "caffe_port certificate 2"
 
-_LIBRARIES = ("numpy", "protobuf", "onnx", "onnxruntime", "torch", "safetensors", "pillow")
+_LIBRARIES = ("numpy", "protobuf", "onnx", "onnxruntime", "openvino", "torch", "safetensors", "pillow", "h5py")
 
 
 @dataclass(frozen=True, slots=True)
