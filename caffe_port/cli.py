@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("weights", "all"),
         help="16-bit weights, or (all) 16-bit computation too; ONNX",
     )
-    form.add_argument("--int8", action="store_true", help="8-bit quantization, folded; ONNX; needs --calibrate")
+    form.add_argument("--int8", action="store_true", help="8-bit quantization, folded; ONNX; see --calibrate")
     form.add_argument(
         "--preprocess",
         nargs="?",

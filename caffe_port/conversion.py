@@ -137,7 +137,13 @@ def _written(
         say(f"writing {name} as {', '.join(of_onnx)}")
         drafts.append(
             write_onnx_files(
-                net, workshop, name, of_onnx, form, calibration=evidence.calibration, budget=budget or None
+                net,
+                workshop,
+                name,
+                of_onnx,
+                form,
+                calibration=evidence.typical() if form.changes_numbers else (),
+                budget=budget or None,
             )
         )
     for target in targets:

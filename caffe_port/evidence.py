@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,12 @@ class Evidence:
             expected_of(net, f"seeded inputs {seed}", seeded_inputs(net, seed)) for seed in range(SEEDS)
         ]
 
+    def typical(self) -> Sequence[Mapping[str, Array]]:
+        """Inputs like the real ones: those to calibrate with, else generated pictures; none where nothing is known."""
+        if self.calibration or self.preprocessing is None:
+            return self.calibration
+        return _inputs_of(generated_pictures().values(), self.preprocessing)
+
     def repeated(self, recording: Recording, net: Net) -> dict[str, Array]:
         """Recorded inputs, item after item again and again until the net's batch is full."""
         repeated = seeded_inputs(net)
@@ -108,15 +114,8 @@ def gather(
         pictures = generated_pictures()
     calibrating: list[dict[str, Array]] = []
     if calibration is not None and calibration.is_dir():
-        from PIL import Image
-
-        from caffe_port.scoring.preprocess import tensor
-
         known = _require_preprocessing(preprocessing)
-        calibrating = [
-            {known.input_blob: tensor(Image.fromarray(image), known)[np.newaxis]}
-            for image in _pictures(calibration, passed_over).values()
-        ]
+        calibrating = _inputs_of(_pictures(calibration, passed_over).values(), known)
     elif calibration is not None:
         calibrating = _items(net, calibration)
     named = {path.name: _arrays(net, path) for path in inputs}
@@ -135,6 +134,15 @@ def generated_pictures(seed: int = 0) -> dict[str, Array]:
         grain = rng.normal(0, 8, smooth.shape)
         pictures[f"generated {width}x{height}"] = np.clip(np.rint(smooth + grain), 0, 255).astype(np.uint8)
     return pictures
+
+
+def _inputs_of(pictures: Iterable[Array], preprocessing: Preprocessing) -> list[dict[str, Array]]:
+    """Each picture as input of a net, a batch of 1."""
+    from PIL import Image
+
+    from caffe_port.scoring.preprocess import tensor
+
+    return [{preprocessing.input_blob: tensor(Image.fromarray(one), preprocessing)[np.newaxis]} for one in pictures]
 
 
 def _require_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing:

@@ -37,7 +37,8 @@ def write_onnx_files(
 ) -> Draft:
     """Writes the `targets` of ONNX_TARGETS as `name` into `workshop`.
 
-    `calibration`: inputs for int8, each a mapping by blob name; `budget` for it, as `budget.held_to` has it.
+    `calibration`: inputs like the real ones, each a mapping by blob name: int8 needs them, and rounded weights are made
+    up for with them; `budget` for int8, as `budget.held_to` has it.
     Raises: GraphError for int8 without calibration inputs, and for a symbolic batch that the net does not allow;
     ArtifactError for an opset the model cannot have, or a file that cannot be written; MissingDependency.
     """
@@ -92,13 +93,16 @@ def _model(
     if form.half:
         from caffe_port.converters.to_onnx.half import to_half
 
-        model = to_half(model, activations=form.half == "all")
+        model = to_half(model, activations=form.half == "all", calibration=calibration)
         details["precision"] = "float16 weights" if form.half == "weights" else "float16"
     if form.int8:
         from caffe_port.converters.to_onnx.quantize import quantize
 
         if not calibration:
-            raise GraphError("int8 needs inputs to calibrate with: --calibrate FOLDER of images, or NPZ")
+            raise GraphError(
+                "int8 needs inputs to calibrate with, and nothing is known of the model's preprocessing: "
+                "--calibrate FOLDER of pictures with --preprocess MANIFEST, or --calibrate NPZ"
+            )
         quantized = quantize(model, calibration, budget=budget)
         model = quantized.model
         details |= {"precision": "int8", "calibrated_on": len(calibration), "float_layers": list(quantized.float_nodes)}

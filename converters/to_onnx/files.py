@@ -1,4 +1,4 @@
-"""ONNX models as files: ONNX with or without its weights inside, onnxruntime's own format, OpenVINO's; and running them."""
+"""ONNX models as files: ONNX in one file or two, onnxruntime's format, OpenVINO's; and running them."""
 
 from __future__ import annotations
 
@@ -158,7 +158,8 @@ def run_openvino(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _named(port: Any, inputs: Mapping[str, Array]) -> str:
-    return next(name for name in sorted(port.get_names()) if name in inputs)
+    names: list[str] = sorted(port.get_names())
+    return next(name for name in names if name in inputs)
 
 
 def _onnxruntime() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +22,28 @@ LARGEST = float(np.finfo(np.float16).max)
 _INT16 = 32767
 
 KEPT_SHARE = 0.02
-"""Where weights are stored in 16 bits, the smallest constants stay float32 as long as they are together no more than this
+"""Where weights are stored in 16 bits, the smallest constants stay float32 as long as they are together at most this
 share of all values: biases, factors, and the first layers' weights, whose rounding all later layers would see."""
 
 KEPT_FLOAT = ("Softmax", "Exp", "Log", "Softplus", "ReduceSumSquare", "ReduceL1", "ReduceSum", "ReduceMean", "LRN")
 """Operators that compute in float32 even if activations are float16: their sums or values leave its range."""
 
 
-def to_half(model: onnx.ModelProto, *, activations: bool = False, fixed_point: bool = False) -> onnx.ModelProto:
+def to_half(
+    model: onnx.ModelProto,
+    *,
+    activations: bool = False,
+    fixed_point: bool = False,
+    calibration: Sequence[Mapping[str, Array]] = (),
+) -> onnx.ModelProto:
     """`model` with weights of 16 bits; inputs and outputs stay float32 and keep their names.
 
     Weights are stored as float16, and a Cast behind each makes them float32 again, which a runtime does once, at
     loading: everything is computed in float32, and only the weights' rounding is lost.
     `fixed_point`: they are stored as int16 instead, with a float32 scale for each index of axis 0 (Cast and Mul). That
     is as small and nearer, and holds values of any size; but few tools take it for weights.
+    `calibration`: inputs like those the model will get. The mean error that rounded weights make of them is taken out
+    of the biases of Conv and Gemm (on open_nsfw a third of the error is left).
     `activations`: everything but KEPT_FLOAT is computed in float16, for hardware that is fast at it.
     Raises: ArtifactError naming the constants that float16 cannot hold, or if both are asked for; MissingDependency.
     """
@@ -47,7 +55,58 @@ def to_half(model: onnx.ModelProto, *, activations: bool = False, fixed_point: b
     chosen = _large(model)
     if not fixed_point:
         _require_in_range(chosen, model)
-    return _stored_small(model, {tensor.name for tensor in chosen}, fixed_point)
+    names = {tensor.name for tensor in chosen}
+    return _stored_small(_corrected(model, names, calibration) if calibration else model, names, fixed_point)
+
+
+def _corrected(model: onnx.ModelProto, chosen: set[str], calibration: Sequence[Mapping[str, Array]]) -> onnx.ModelProto:
+    """A copy with biases that make up for the rounding of the weights `chosen`, in the mean over `calibration`."""
+    import onnx
+    from onnx import numpy_helper
+
+    from caffe_port.backends import run_onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in made.graph.initializer}
+    readers: dict[str, int] = {}
+    for node in made.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    nodes = [
+        node
+        for node in made.graph.node
+        if node.op_type in ("Conv", "Gemm")
+        and len(node.input) == 3
+        and node.input[1] in chosen
+        and node.input[2] in constants
+        and readers[node.input[2]] == 1
+        and _multiplies_rows(node)
+    ]
+    wanted = list(dict.fromkeys(node.input[0] for node in nodes))
+    means: dict[str, Array] = {}
+    for feeds in calibration:
+        for name, value in run_onnx(model, feeds, wanted).items():
+            mean = value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64) / len(calibration)
+            means[name] = means[name] + mean if name in means else mean
+    for node in nodes:
+        weights = _array(constants[node.input[1]])
+        # Of a Conv (M, C / group, …), of a Gemm with transB (M, C): what a mean input makes of each output's rounding.
+        rounding = (weights.astype(np.float16).astype(np.float64) - weights).reshape(*weights.shape[:2], -1).sum(axis=2)
+        given = means[node.input[0]].reshape(-1, weights.shape[1])
+        shift = (rounding.reshape(len(given), -1, weights.shape[1]) * given[:, None]).sum(axis=2).reshape(-1)
+        bias = constants[node.input[2]]
+        bias.CopyFrom(numpy_helper.from_array((_array(bias) - shift).astype(np.float32), bias.name))
+    return made
+
+
+def _multiplies_rows(node: onnx.NodeProto) -> bool:
+    """Whether the weights' axis 0 is the outputs: of a Gemm only with transB and no factors."""
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "Conv":
+        return True
+    plain = all(attributes[name].f == 1 for name in ("alpha", "beta") if name in attributes)
+    return plain and "transB" in attributes and attributes["transB"].i == 1 and "transA" not in attributes
 
 
 def _floats(model: onnx.ModelProto) -> list[onnx.TensorProto]:

@@ -28,10 +28,14 @@ NEWEST_OPSET = 24
 """The newest that every recorded layer was run at."""
 
 UNCHANGED = frozenset(
-    "Abs Add And AveragePool Cast Clip Compress Concat Conv ConvTranspose Div Elu Equal Exp Expand Flatten Gather "
-    "GatherElements Gemm Greater Identity LRN LeakyRelu Less Log MatMul Max MaxPool Min Mod Mul Neg Not PRelu Pad Pow "
-    "RandomNormal RandomUniform ReduceL1 ReduceMean ReduceProd ReduceSumSquare Relu Sigmoid Size Slice Softplus Sqrt "
-    "Sub Sum Tanh Tile TopK Transpose Where".split()
+    (
+        *("Abs", "Add", "And", "AveragePool", "Cast", "Clip", "Compress", "Concat", "Conv", "ConvTranspose", "Div"),
+        *("Elu", "Equal", "Exp", "Expand", "Flatten", "Gather", "GatherElements", "Gemm", "Greater", "Identity"),
+        *("LRN", "LeakyRelu", "Less", "Log", "MatMul", "Max", "MaxPool", "Min", "Mod", "Mul", "Neg", "Not"),
+        *("PRelu", "Pad", "Pow", "RandomNormal", "RandomUniform", "ReduceL1", "ReduceMean", "ReduceProd"),
+        *("ReduceSumSquare", "Relu", "Sigmoid", "Size", "Slice", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "Tile"),
+        *("TopK", "Transpose", "Where"),
+    )
 )
 """Operators of which the versions between OLDEST_OPSET and the pinned opset differ only in the types they take."""
 
@@ -39,8 +43,8 @@ UNCHANGED = frozenset(
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """`model` at that opset of ONNX's own operators, with the IR version that came with it.
 
-    Names, inputs, outputs, weights and metadata stay. The result has passed ONNX's checker, and onnxruntime, where it is
-    installed, has taken it.
+    Names, inputs, outputs, weights and metadata stay. The result has passed ONNX's checker, and onnxruntime has taken
+    it, where that is installed.
     Raises: ArtifactError naming the nodes and operators that opset cannot express, or for an opset outside
     OLDEST_OPSET … NEWEST_OPSET.
     """
@@ -68,23 +72,18 @@ def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         made = version_converter.convert_version(model, opset)
     except Exception as error:  # what the C++ converter throws has no common type
         raise ArtifactError(f"the model cannot be raised to opset {opset}: {_first_line(error)}") from error
-    # The converter drops the metadata, and gives dims of unknown size names.
+    for kind in ("input", "output"):
+        before, after = getattr(model.graph, kind), getattr(made.graph, kind)
+        if [value.name for value in before] != [value.name for value in after]:
+            raise ArtifactError(f"onnx's converter renames an {kind} of the model on the way to opset {opset}")
+        # It also gives names to dims of unknown size.
+        del after[:]
+        after.extend(before)
+    # And it drops the metadata.
     made.producer_name, made.producer_version = model.producer_name, model.producer_version
-    for of_made, of_model in (
-        (made.metadata_props, model.metadata_props),
-        (made.graph.input, model.graph.input),
-        (made.graph.output, model.graph.output),
-    ):
-        if [_key(entry) for entry in of_made] != [_key(entry) for entry in of_model] and of_made:
-            raise ArtifactError(f"onnx's version converter changes the names of the model's inputs at opset {opset}")
-        del of_made[:]
-        of_made.extend(of_model)
+    del made.metadata_props[:]
+    made.metadata_props.extend(model.metadata_props)
     return made
-
-
-def _key(entry: Any) -> str:
-    name: str = getattr(entry, "name", None) or getattr(entry, "key", "")
-    return name
 
 
 def _lowered(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +19,16 @@ import numpy.typing as npt
 from caffe_port.backends import make_session
 from caffe_port.converters.to_onnx.export import OPSET
 from caffe_port.errors import GraphError, Problems
-from caffe_port.preprocessing import Preprocessing
+from caffe_port.preprocessing import Manifest, Preprocessing, manifest_of
 from caffe_port.scoring.preprocess import Source, rgb_pixels, tensor
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["METADATA_KEY", "Deviation", "deviation", "with_preprocessing"]
+__all__ = ["METADATA_KEY", "Deviation", "deviation", "embed", "embedded", "with_preprocessing"]
 
 METADATA_KEY = "caffe_port.preprocessing"
-"""The metadata entry that holds the manifest, as JSON text."""
+"""The metadata entry that holds the manifest, as JSON text: of what makes the input, inside the model or outside."""
 
 _PREFIX = "preprocessing"
 
@@ -36,12 +36,30 @@ _PREFIX = "preprocessing"
 _FLOAT, _UINT8, _INT64, _DOUBLE = 1, 2, 7, 11
 
 
+def embed(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Writes the manifest into the model's metadata, in the place of one that is there."""
+    text = json.dumps(manifest.as_json(), ensure_ascii=False)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = text
+            return
+    model.metadata_props.add(key=METADATA_KEY, value=text)
+
+
+def embedded(model: onnx.ModelProto, name: str = "the ONNX model") -> Manifest | None:
+    """The manifest in the model's metadata; None where there is none. Raises: DataError for one that is damaged."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            return manifest_of(entry.value, f"{name}, metadata {METADATA_KEY}")
+    return None
+
+
 def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, name: str = "image") -> onnx.ModelProto:
     """The model with its input `preprocessing.input_blob` replaced by a picture.
 
     The new input is called `name`: uint8, (height, width, 3), red, green, blue, of any size; one picture, so the batch
     is 1. What was the input stays as a value of the graph under its own name. The metadata entry METADATA_KEY holds
-    the manifest. `model` is left as it is.
+    the manifest, with the labels of one that was there. `model` is left as it is.
     Raises: GraphError naming all that keeps the model from being fed so.
     """
     import onnx
@@ -52,13 +70,17 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, 
     graph = result.graph
     steps = _Steps({name, *_names(graph)})
     pixels = name
+    if preprocessing.channel_order == "grey":
+        pixels = _grey(steps, pixels)
     if preprocessing.resize is not None:
-        pixels = _resized(steps, pixels, preprocessing.resize)
+        resized = {"pillow": _resized, "opencv": _interpolated}[preprocessing.interpolation]
+        pixels = resized(steps, pixels, preprocessing.resize, preprocessing.channels)
     if preprocessing.jpeg_round_trip:
         assert preprocessing.resize is not None
-        pixels = _jpeg_round_trip(steps, pixels, preprocessing.resize)
+        round_trip = _grey_jpeg_round_trip if preprocessing.channels == 1 else _jpeg_round_trip
+        pixels = round_trip(steps, pixels, preprocessing.resize)
     if preprocessing.crop is not None:
-        pixels = _cropped(steps, pixels, preprocessing.crop)
+        pixels = _cropped(steps, pixels, preprocessing.crop, preprocessing.channels)
     _blob(steps, pixels, preprocessing)
 
     index = [value.name for value in graph.input].index(preprocessing.input_blob)
@@ -73,7 +95,11 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, 
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(steps.constants)
-    result.metadata_props.add(key=METADATA_KEY, value=json.dumps(preprocessing.as_json()))
+    known = embedded(model)
+    if known is None:
+        result.metadata_props.add(key=METADATA_KEY, value=json.dumps(preprocessing.as_json()))
+    else:
+        embed(result, replace(known, preprocessing=preprocessing))
     onnx.checker.check_model(result)
     return result
 
@@ -152,7 +178,8 @@ def _require_fitting(model: onnx.ModelProto, preprocessing: Preprocessing, name:
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     if opset < OPSET:
         problems.add(GraphError, f"preprocessing is written for opset {OPSET} and later, the model has {opset}")
-    if any(entry.key == METADATA_KEY for entry in model.metadata_props):
+    known = embedded(model)
+    if known is not None and all(value.name != known.preprocessing.input_blob for value in model.graph.input):
         problems.add(GraphError, "the model has its preprocessing inside already")
     if name in _names(model.graph):
         hint = "give the new input another name"
@@ -166,7 +193,7 @@ def _require_fitting(model: onnx.ModelProto, preprocessing: Preprocessing, name:
         problems.add(GraphError, f"the model has no input {preprocessing.input_blob!r}", hint=f"it has {known}")
     else:
         dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in blob.shape.dim]
-        wanted = [1, 3, *(preprocessing.size or (None, None))]
+        wanted = [1, preprocessing.channels, *(preprocessing.size or (None, None))]
         if blob.elem_type != _FLOAT or len(dims) != 4:
             problems.add(GraphError, f"input {preprocessing.input_blob!r} is no float32 blob of four axes")
         elif any(a is not None and a != b for a, b in zip(dims, wanted, strict=True)):
@@ -242,15 +269,44 @@ _BLOCK = 16
 _COEFFICIENT_BITS = 22
 
 
-def _resized(steps: _Steps, picture: str, size: tuple[int, int]) -> str:
-    """uint8 (h, w, 3) → uint8 (height, width, 3), as Pillow's BILINEAR: along the width first."""
+def _grey(steps: _Steps, picture: str) -> str:
+    """uint8 (h, w, 3) → uint8 (h, w, 1), as Pillow converts RGB to L (Convert.c)."""
+    weights = np.array([[19595.0], [38470.0], [7471.0]])
+    grey = steps.shifted(steps.op("MatMul", steps.op("Cast", picture, to=_DOUBLE), weights), 16)
+    return steps.op("Cast", grey, to=_UINT8)
+
+
+def _resized(steps: _Steps, picture: str, size: tuple[int, int], channels: int) -> str:
+    """uint8 (h, w, channels) → uint8 (height, width, channels), as Pillow's BILINEAR: along the width first."""
     height, width = size
-    across = _resampled(steps, steps.op("Transpose", picture, perm=[1, 0, 2]), width)
-    return _resampled(steps, steps.op("Transpose", across, perm=[1, 0, 2]), height)
+    across = _resampled(steps, steps.op("Transpose", picture, perm=[1, 0, 2]), width, channels)
+    return _resampled(steps, steps.op("Transpose", across, perm=[1, 0, 2]), height, channels)
 
 
-def _resampled(steps: _Steps, x: str, size: int) -> str:
-    """uint8 (n, m, 3) → uint8 (size, m, 3), along axis 0.
+def _interpolated(steps: _Steps, picture: str, size: tuple[int, int], channels: int) -> str:
+    """uint8 (h, w, channels) → uint8 (height, width, channels), as `caffe_port.datasets.images.resize`."""
+    op = steps.op
+    values = op("Cast", picture, to=_DOUBLE)
+    for axis in (1, 0):
+        shape = [size[0], 1, 1] if axis == 0 else [1, size[1], 1]
+        n = op("Cast", op("Shape", picture, start=axis, end=axis + 1), to=_DOUBLE)
+        last = op("Sub", n, 1.0)
+        step = op("Div", n, float(size[axis]))
+        centre = op("Sub", op("Mul", np.arange(size[axis]) + 0.5, step), 0.5)
+        first = op("Floor", centre)
+        inner = op("And", op("GreaterOrEqual", first, 0.0), op("Less", first, last))
+        share = op("Reshape", op("Where", inner, op("Sub", centre, first), 0.0), _int64(*shape))
+        first = op("Min", op("Max", first, 0.0), last)
+        near, far = (
+            op("Gather", values, op("Cast", place, to=_INT64), axis=axis)
+            for place in (first, op("Min", op("Add", first, 1.0), last))
+        )
+        values = op("Add", op("Mul", near, op("Sub", 1.0, share)), op("Mul", far, share))
+    return op("Cast", op("Floor", op("Add", values, 0.5)), to=_UINT8)
+
+
+def _resampled(steps: _Steps, x: str, size: int, channels: int) -> str:
+    """uint8 (n, m, channels) → uint8 (size, m, channels), along axis 0.
 
     Pillow's way, in its own order of operations: `lower` and `upper` bound the inputs of each output, a triangle gives
     their weights, which are brought to the sum 1 and rounded to 22 bits; the sum of products is rounded to 8 bits.
@@ -288,7 +344,7 @@ def _resampled(steps: _Steps, x: str, size: int) -> str:
         body.nodes,
         body.unique("resampling"),
         [
-            helper.make_tensor_value_info(block, _UINT8, [None, None, 3]),
+            helper.make_tensor_value_info(block, _UINT8, [None, None, channels]),
             helper.make_tensor_value_info(matrix, _DOUBLE, [_BLOCK, None]),
         ],
         [helper.make_tensor_value_info(pixels, _UINT8, [_BLOCK, None])],
@@ -362,6 +418,15 @@ def _jpeg_round_trip(steps: _Steps, picture: str, size: tuple[int, int]) -> str:
     blue = steps.shifted(op("Mul", cb, float(_CB_TO_B)), 16)
     rgb = steps.clipped(op("Add", y, op("Concat", red, green, blue, axis=0)))
     return op("Transpose", rgb, perm=[1, 2, 0])
+
+
+def _grey_jpeg_round_trip(steps: _Steps, picture: str, size: tuple[int, int]) -> str:
+    """uint8 (height, width, 1) → float64 of the same shape: a grey JPEG has its luminance alone."""
+    height, width = size
+    plane = steps.op("Cast", steps.op("Transpose", picture, perm=[2, 0, 1]), to=_DOUBLE)
+    coded = _coded(steps, _padded(steps, plane, size, (8, 8)), (_up(height, 8), _up(width, 8)), _LUMINANCE)
+    cut = steps.op("Slice", coded, _int64(0, 0), _int64(height, width), _int64(1, 2))
+    return steps.op("Transpose", cut, perm=[1, 2, 0])
 
 
 def _up(size: int, step: int) -> int:
@@ -440,23 +505,27 @@ def _upsampled(steps: _Steps, chroma: str, size: tuple[int, int]) -> str:
 # From pixels to the blob
 
 
-def _cropped(steps: _Steps, pixels: str, size: tuple[int, int]) -> str:
-    """(h, w, 3) → its centre (height, width, 3)."""
+def _cropped(steps: _Steps, pixels: str, size: tuple[int, int], channels: int) -> str:
+    """(h, w, channels) → its centre (height, width, channels)."""
     crop = np.array(size, np.int64)
     # The difference is never negative in a picture that is large enough, so Div rounds down.
     over = steps.op("Sub", steps.op("Shape", pixels, start=0, end=2), crop)
     start = steps.op("Div", over, _int64(2))
     centre = steps.op("Slice", pixels, start, steps.op("Add", start, crop), _int64(0, 1))
     # Of a smaller picture the slice is no centre; this makes the runtime refuse it.
-    return steps.op("Reshape", centre, _int64(*size, 3))
+    return steps.op("Reshape", centre, _int64(*size, channels))
 
 
 def _blob(steps: _Steps, pixels: str, preprocessing: Preprocessing) -> None:
-    """(h, w, 3) → float32 (1, 3, h, w), named as the model's input was; rounded where `caffe.io` rounds."""
+    """(h, w, c) → float32 (1, c, h, w), named as the model's input was; rounded where `caffe.io` rounds."""
     op = steps.op
     values = op("Unsqueeze", op("Transpose", op("Cast", pixels, to=_DOUBLE), perm=[2, 0, 1]), _int64(0))
     if preprocessing.channel_order == "BGR":
         values = op("Gather", values, _int64(2, 1, 0), axis=1)
-    centred = op("Sub", values, np.array(preprocessing.mean, np.float64).reshape(1, 3, 1, 1))
+    if preprocessing.raw_scale != 255:
+        # v / 255 * 255 is v in float32 too, for each of the 256 values.
+        unit = op("Cast", op("Div", values, 255.0), to=_FLOAT)
+        values = op("Cast", op("Mul", unit, np.array(np.float32(preprocessing.raw_scale))), to=_DOUBLE)
+    centred = op("Sub", values, preprocessing.mean_array()[np.newaxis])
     scale = np.float32(preprocessing.scale)
     op("Mul", op("Cast", centred, to=_FLOAT), np.array(scale), output=preprocessing.input_blob)

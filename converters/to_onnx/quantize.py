@@ -61,9 +61,9 @@ class Error:
 class Quantized:
     """An int8 model and how it was come by.
 
-    `quantized` and `float_nodes` name the nodes of MULTIPLYING; `error` is on the inputs to check with, `full_error` the
-    one with nothing kept in float for the budget's sake. `tried` has, of each node that was tried alone in float, the
-    largest error that was left.
+    `quantized` and `float_nodes` name the nodes of MULTIPLYING; `error` is on the inputs to check with, `full_error`
+    the one with nothing kept in float for the budget's sake. `tried` has, of each node that was tried alone in float,
+    the largest error that was left.
     """
 
     model: onnx.ModelProto
@@ -89,8 +89,8 @@ def quantize(
     measured on them, so they have to be as various as the real ones: dark, bright and flat areas included.
     `budget`: the largest distance of an output from the float model's on `check` (None: on the calibration), as a share
     of that output's largest magnitude there. Where int8 throughout is further off, each node of MULTIPLYING is tried
-    alone in float, and then they stay float one after the other, the most helpful first, until the budget is met. That
-    takes as many quantizations as there are such nodes.
+    alone in float, and then, the most helpful first, each stays float that lowers the error further, until the budget
+    is met. That takes one or two quantizations for each such node.
     `float_nodes`: nodes of MULTIPLYING that stay float in any case.
     `reduce_range`: weights of 7 bits, for x86 processors without VNNI, whose int8 products can overflow 16 bits.
     The same arguments give the same bytes.
@@ -118,16 +118,20 @@ def quantize(
     best = first = made(given)
     tried: dict[str, Quantized] = {}
     if budget is not None and first.error.largest > budget:
-        tried = {name: made((*given, name)) for name in first.quantized}
+        tried = {name: made((*given, name)) for name in first.quantized if len(first.quantized) > 1}
         order = sorted(tried, key=lambda name: tried[name].error.largest)
-        for count in range(1, len(order)):
-            best = tried[order[0]] if count == 1 else made((*given, *order[:count]))
+        best = min(first, tried[order[0]], key=lambda one: one.error.largest)
+        for name in order[1:]:
             if best.error.largest <= budget:
                 break
-        else:
+            if len(best.quantized) > 1:
+                # Errors cancel or add up: what helps alone need not help beside others.
+                more = made((*best.float_nodes, name))
+                best = min(best, more, key=lambda one: one.error.largest)
+        if best.error.largest > budget:
             raise ArtifactError(
-                f"int8 cannot be within {budget:g} of the float outputs: even with all but one of {len(work.nodes)} "
-                f"nodes in float the largest error is {best.error.largest:.3g}"
+                f"int8 cannot be within {budget:g} of the float outputs: the least largest error is "
+                f"{best.error.largest:.3g}, with {len(best.float_nodes)} of {len(work.nodes)} nodes in float"
             )
     return replace(best, full_error=first.error, tried={name: one.error.largest for name, one in tried.items()})
 
@@ -146,12 +150,15 @@ class _Workbench:
         names = {value.name for value in model.graph.input}
         for feeds in (*calibration, *check):
             if set(feeds) != names:
-                raise GraphError(f"an input to calibrate or check with has {sorted(feeds)}; the model takes {sorted(names)}")
+                raise GraphError(
+                    f"an input to calibrate or check with has {sorted(feeds)}; the model takes {sorted(names)}"
+                )
         self.calibration = calibration
         self.check = check
         self.reduce_range = reduce_range
         self.model = onnx.shape_inference.infer_shapes(_with_biases(model))
         graph = self.model.graph
+        self.metadata = list(model.metadata_props)
         self.outputs = [value.name for value in graph.output]
         self.constants = {tensor.name for tensor in graph.initializer}
         self.nodes = [
@@ -241,10 +248,12 @@ class _Workbench:
         quantizer.model.topological_sort()
         made: onnx.ModelProto = quantizer.model.model
         made.producer_name, made.producer_version = self.model.producer_name, self.model.producer_version
+        del made.metadata_props[:]
+        made.metadata_props.extend(self.metadata)
         return made
 
     def _behind(self, kept: Sequence[str]) -> list[str]:
-        """The nodes `kept`, and those that work on nothing but their results: to make these int8 first gains nothing."""
+        """The nodes `kept`, and those that work on nothing but their results: int8 would gain nothing there."""
         names, results = set(kept), set[str]()
         for node in self.model.graph.node:
             computed = [name for name in node.input if name and name not in self.constants]
@@ -263,7 +272,7 @@ class _Workbench:
         makers = {node.output[0]: node for node in made.graph.node}
         for node, values in _walk(made, self.calibration):
             bias = _bias_of(node)
-            stored = makers[bias].input if bias in makers else ()
+            stored = list(makers[bias].input) if bias in makers else []
             if node.name not in self.means or len(stored) < 2:
                 continue
             mean = sum(_channel_mean(value) for value in values) / len(values)
