@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from caffe_port.errors import ImageError
-from caffe_port.preprocessing import Preprocessing
+from caffe_port.preprocessing import MeanImage, Preprocessing
 
 __all__ = ["Source", "opened_image", "rgb_pixels", "tensor"]
 
@@ -25,7 +25,6 @@ Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
 """An image: a path, the bytes of a file, an open file (read from its start), or an image of Pillow."""
 
 _BILINEAR = Image.Resampling.BILINEAR
-_RAW_SCALE = 255.0
 
 # What Pillow's decoders raise on broken files, beyond its documented OSError.
 _BROKEN = (
@@ -48,9 +47,9 @@ _BROKEN = (
 
 
 def tensor(source: Source, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """The input of a net for one image: float32, shape (3, height, width), C order.
+    """The input of a net for one image: float32, shape (channels, height, width), C order.
 
-    The image is converted to RGB, then what `preprocessing` says. Values are rounded as pycaffe's `caffe.io` rounds
+    The image is converted to RGB (and from that to grey), then what `preprocessing` says. Values are rounded as pycaffe's `caffe.io` rounds
     them; for OPEN_NSFW they are bit for bit what the original script fed to Caffe. Of a file with several frames the
     first is used; EXIF orientation is ignored, as the original does. A given `Image.Image` or open file is left open.
 
@@ -59,7 +58,7 @@ def tensor(source: Source, preprocessing: Preprocessing) -> NDArray[np.float32]:
     Source: yahoo/open_nsfw, classify_nsfw.py; BVLC/caffe @ 9b89154, python/caffe/io.py (Transformer).
     """
     with opened_image(source) as image:
-        picture = _resized(_rgb(image), preprocessing.resize)
+        picture = _resized(_converted(image, preprocessing), preprocessing)
         pixels = _jpeg_round_trip(picture) if preprocessing.jpeg_round_trip else np.asarray(picture)
     height, width = preprocessing.crop or pixels.shape[:2]
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
@@ -68,9 +67,14 @@ def tensor(source: Source, preprocessing: Preprocessing) -> NDArray[np.float32]:
         raise ImageError(f"{_name(source)}: {size} pixels are too few to crop {height}x{width} (height x width)")
     # From here on every step looks at one pixel of one channel alone, so all of them together are one look-up.
     centre = pixels[top : top + height, left : left + width]
-    blob = np.empty((3, height, width), np.float32)
-    for channel, (letter, table) in enumerate(zip(preprocessing.channel_order, _tables(preprocessing), strict=True)):
-        np.take(table, centre[:, :, "RGB".index(letter)], out=blob[channel], mode="clip")
+    order = preprocessing.channel_order
+    planes = [centre] if order == "grey" else [centre[:, :, "RGB".index(letter)] for letter in order]
+    blob = np.empty((len(planes), height, width), np.float32)
+    for channel, (plane, table) in enumerate(zip(planes, _tables(preprocessing), strict=True)):
+        np.take(table, plane, out=blob[channel], mode="clip")
+    if isinstance(preprocessing.mean, MeanImage):
+        np.subtract(blob, _mean_image(preprocessing), out=blob, casting="same_kind")
+        blob *= np.float32(preprocessing.scale)
     return blob
 
 
@@ -84,10 +88,24 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    if size is None:
+def _converted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    # Grey by way of RGB, whatever the file holds; of what is grey already that changes nothing.
+    if preprocessing.channel_order == "grey":
+        return image if image.mode == "L" else _rgb(image).convert("L")
+    return _rgb(image)
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    if preprocessing.resize is None:
         return image
-    height, width = size
+    height, width = preprocessing.resize
+    if preprocessing.interpolation == "opencv":
+        from caffe_port.datasets import images
+
+        pixels = np.asarray(image)
+        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        resized = images.resize(planes, height, width)
+        return Image.fromarray(resized[0] if pixels.ndim == 2 else np.ascontiguousarray(resized.transpose(1, 2, 0)))
     # In two calls: given both sizes at once, some versions of Pillow resize the columns of some pictures first, and
     # each pass rounds to 8 bits.
     return image.resize((width, image.height), _BILINEAR).resize((width, height), _BILINEAR)
@@ -106,17 +124,26 @@ def _jpeg_round_trip(image: Image.Image) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=8)
 def _tables(preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """What becomes of each pixel value in each channel: float32, shape (3, 256), rows in the order of the channels.
+    """What becomes of each pixel value in each channel: float32, shape (channels, 256), in the order of the channels.
 
-    The same floating-point operations, in the same order and precision, as on a whole image.
+    The same floating-point operations, in the same order and precision, as on a whole image; none after the raw scale
+    where the mean is an image.
     """
     unit = (np.arange(256, dtype=np.float64) / 255.0).astype(np.float32)
-    values = unit * np.float32(_RAW_SCALE)
-    mean = np.array(preprocessing.mean, np.float64)
-    centred = (values.astype(np.float64)[None, :] - mean[:, None]).astype(np.float32)
-    tables: NDArray[np.float32] = centred * np.float32(preprocessing.scale)
+    values = unit * np.float32(preprocessing.raw_scale)
+    if isinstance(preprocessing.mean, MeanImage):
+        tables = np.tile(values, (preprocessing.channels, 1))
+    else:
+        mean = preprocessing.mean_array()[:, :, 0]
+        centred = (values.astype(np.float64)[None, :] - mean).astype(np.float32)
+        tables = centred * np.float32(preprocessing.scale)
     tables.flags.writeable = False
     return tables
+
+
+@lru_cache(maxsize=8)
+def _mean_image(preprocessing: Preprocessing) -> NDArray[np.float64]:
+    return preprocessing.mean_array()
 
 
 @contextmanager

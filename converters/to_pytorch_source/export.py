@@ -18,9 +18,9 @@ from caffe_port.converters.to_pytorch_source import names
 from caffe_port.converters.to_pytorch_source.blocks import BlockClass, extract_blocks, make_stages
 from caffe_port.converters.to_pytorch_source.operations import Graph, Module, Tensor, Value, to_graph
 from caffe_port.converters.to_pytorch_source.writing import INDENT, Call, constructor, forward_body, laid_out
-from caffe_port.errors import ArtifactError, GraphError
+from caffe_port.errors import ArtifactError, GraphError, Problems
 from caffe_port.net import Blob, Net
-from caffe_port.preprocessing import Preprocessing
+from caffe_port.preprocessing import MeanImage, Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -245,16 +245,30 @@ def _load_function(class_name: str) -> list[str]:
 
 
 def preprocess_function(steps: Preprocessing) -> list[str]:
-    """The lines of a function that does what `steps` say, rounded as Caffe's Python code rounds it."""
+    """The lines of a function that does what `steps` say, rounded as Caffe's Python code rounds it.
+
+    Raises: GraphError for what a source of a page cannot hold or Pillow cannot do.
+    """
+    problems = Problems()
+    if isinstance(steps.mean, MeanImage):
+        hint = 'give its averages, {"file": …, "per_channel": true}, or convert to onnx'
+        problems.add(GraphError, "a mean image has too many numbers for a source", hint=hint)
+    if steps.resize is not None and steps.interpolation != "pillow":
+        what = f"resizing by {steps.interpolation!r} interpolation is not written as PyTorch source"
+        problems.add(GraphError, what, hint="convert to onnx")
+    problems.raise_if_any()
+    assert not isinstance(steps.mean, MeanImage)
     wanted = steps.crop or steps.resize
-    shape = f"(1, 3, {wanted[0]}, {wanted[1]})" if wanted else "(1, 3, height, width)"
+    size = f"{wanted[0]}, {wanted[1]}" if wanted else "height, width"
+    shape = f"(1, {steps.channels}, {size})"
     lines = [
         "def preprocess(image) -> Tensor:",
         f'    """A picture of Pillow as input of the net: {shape}, channels {steps.channel_order}."""',
     ]
     if steps.resize is not None or steps.jpeg_round_trip:
         lines += ["    from PIL import Image", ""]
-    lines.append('    image = image.convert("RGB")')
+    grey = '.convert("L")' if steps.channels == 1 else ""
+    lines.append(f'    image = image.convert("RGB"){grey}')
     if steps.resize is not None:
         height, width = steps.resize
         lines += [
@@ -282,21 +296,25 @@ def preprocess_function(steps: Preprocessing) -> list[str]:
                 f'        raise ValueError("the picture is smaller than {width}x{height} pixels")',
                 f"    image = image.crop((left, top, left + {width}, top + {height}))",
             ]
-    mean = ", ".join(str(int(value)) if value == int(value) else repr(value) for value in steps.mean)
+    mean = ", ".join(map(_short, steps.mean))
     lines += [
         "    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)",
-        "    x = pixels.reshape(image.height, image.width, 3).permute(2, 0, 1)",
+        f"    x = pixels.reshape(image.height, image.width, {steps.channels}).permute(2, 0, 1)",
     ]
     if steps.channel_order == "BGR":
         lines[-1] += ".flip(0)"
     lines += [
         "    # Rounded to float32 where Caffe's own preprocessing did, so that no bit differs.",
-        "    x = (x.double() / 255).float() * 255",
+        f"    x = (x.double() / 255).float() * {_short(steps.raw_scale)}",
     ]
     if any(steps.mean):
         lines += [
             f"    mean = torch.tensor([{mean}], dtype=torch.float64)",
-            "    x = (x.double() - mean.reshape(3, 1, 1)).float()",
+            "    x = (x.double() - mean.reshape(-1, 1, 1)).float()",
         ]
     lines.append(f"    return x[None]{'' if steps.scale == 1 else f' * {names.number(steps.scale)}'}")
     return lines
+
+
+def _short(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
