@@ -13,7 +13,7 @@ from cases import all_cases, assert_agrees, load_case, run_onnx
 from numpy.typing import NDArray
 
 import caffe_port as cp
-from caffe_port.converters.to_onnx import OPSET, half, quantize, to_onnx, value_names
+from caffe_port.converters.to_onnx import OPSET, quantize, to_onnx, value_names
 from caffe_port.converters.to_onnx.files import run_openvino, run_ort, write_onnx, write_openvino, write_ort
 from caffe_port.converters.to_onnx.half import to_half
 from caffe_port.converters.to_onnx.opset import NEWEST_OPSET, OLDEST_OPSET, RULES, at_opset
@@ -133,13 +133,24 @@ def test_half_weights(net: cp.Net, model: Any) -> None:
     assert 0 < largest_error(made, model, small.inputs_of(net)) <= 2e-3
 
 
-def test_fixed_point_weights_are_nearer(net: cp.Net, model: Any) -> None:
-    made = to_half(model, fixed_point=True)
-    onnx.checker.check_model(made, full_check=True)
-    types = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
-    assert types["fc.weight:stored"] == onnx.TensorProto.INT16
-    inputs = small.inputs_of(net)
-    assert 0 < largest_error(made, model, inputs) < largest_error(to_half(model), model, inputs) / 2
+GROUPED_NET = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 6 dim: 9 dim: 9 } } }
+layer { name: "grouped" type: "Convolution" bottom: "x" top: "grouped"
+        convolution_param { num_output: 8 kernel_size: 3 group: 2 } }
+layer { name: "fc" type: "InnerProduct" bottom: "grouped" top: "fc" inner_product_param { num_output: 5 } }
+"""
+
+
+def test_the_mean_error_of_rounded_weights_is_taken_out_of_the_biases() -> None:
+    """Of inputs far from 0, whose mean is most of them; in a grouped Conv and a Gemm."""
+    net = small.filled(GROUPED_NET)
+    model = to_onnx(net)
+    rng = np.random.default_rng(0)
+    inputs = [{"x": (rng.standard_normal((1, 6, 9, 9)) * 0.1 + 5).astype(np.float32)} for _ in range(3)]
+    plain, corrected = to_half(model), to_half(model, calibration=inputs)
+    onnx.checker.check_model(corrected, full_check=True)
+    for feeds in inputs:
+        assert 0 < largest_error(corrected, model, feeds) < largest_error(plain, model, feeds) / 3
 
 
 def test_half_activations(net: cp.Net, model: Any) -> None:
@@ -161,21 +172,8 @@ def test_values_beyond_float16_are_named(net: cp.Net, activations: bool) -> None
     large = to_onnx(net.with_weights(weights))
     with pytest.raises(ArtifactError, match=r"constant 'fc.weight' of fc/Gemm has values up to 70000; .* 65504"):
         to_half(large, activations=activations)
-    stored = to_half(large, fixed_point=True)
-    assert largest_error(stored, large, small.inputs_of(net)) <= 1e-3
     weights["fc"][0][1, 2] = 0
     to_half(to_onnx(net.with_weights(weights)), activations=activations)
-
-
-def test_fixed_point_goes_with_float32_activations(model: Any) -> None:
-    with pytest.raises(ArtifactError, match="choose"):
-        to_half(model, activations=True, fixed_point=True)
-
-
-def test_fixed_point_takes_rows_of_zeros() -> None:
-    whole, scale = half._fixed(np.array([[0, 0], [-2, 1]], np.float32))
-    assert scale.tolist() == [[1.0], [np.float32(2) / np.float32(32767)]]
-    assert whole.tolist() == [[0, 0], [-32767, 16384]]
 
 
 # Files

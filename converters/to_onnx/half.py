@@ -19,8 +19,6 @@ __all__ = ["KEPT_FLOAT", "KEPT_SHARE", "LARGEST", "to_half"]
 LARGEST = float(np.finfo(np.float16).max)
 """The largest value float16 holds."""
 
-_INT16 = 32767
-
 KEPT_SHARE = 0.02
 """Where weights are stored in 16 bits, the smallest constants stay float32 as long as they are together at most this
 share of all values: biases, factors, and the first layers' weights, whose rounding all later layers would see."""
@@ -33,30 +31,24 @@ def to_half(
     model: onnx.ModelProto,
     *,
     activations: bool = False,
-    fixed_point: bool = False,
     calibration: Sequence[Mapping[str, Array]] = (),
 ) -> onnx.ModelProto:
     """`model` with weights of 16 bits; inputs and outputs stay float32 and keep their names.
 
     Weights are stored as float16, and a Cast behind each makes them float32 again, which a runtime does once, at
     loading: everything is computed in float32, and only the weights' rounding is lost.
-    `fixed_point`: they are stored as int16 instead, with a float32 scale for each index of axis 0 (Cast and Mul). That
-    is as small and nearer, and holds values of any size; but few tools take it for weights.
     `calibration`: inputs like those the model will get. The mean error that rounded weights make of them is taken out
     of the biases of Conv and Gemm (on open_nsfw a third of the error is left).
     `activations`: everything but KEPT_FLOAT is computed in float16, for hardware that is fast at it.
-    Raises: ArtifactError naming the constants that float16 cannot hold, or if both are asked for; MissingDependency.
+    Raises: ArtifactError naming the constants that float16 cannot hold; MissingDependency.
     """
-    if activations and fixed_point:
-        raise ArtifactError("weights in fixed point are for computing in float32: choose that or float16 activations")
     if activations:
         _require_in_range(_floats(model), model)
         return _computing_in_half(model)
     chosen = _large(model)
-    if not fixed_point:
-        _require_in_range(chosen, model)
+    _require_in_range(chosen, model)
     names = {tensor.name for tensor in chosen}
-    return _stored_small(_corrected(model, names, calibration) if calibration else model, names, fixed_point)
+    return _stored_small(_corrected(model, names, calibration) if calibration else model, names)
 
 
 def _corrected(model: onnx.ModelProto, chosen: set[str], calibration: Sequence[Mapping[str, Array]]) -> onnx.ModelProto:
@@ -148,12 +140,12 @@ def _require_in_range(tensors: Sequence[onnx.TensorProto], model: onnx.ModelProt
                 ArtifactError,
                 f"constant {tensor.name!r} of {', '.join(readers) or 'no node'} has values up to "
                 f"{np.abs(values[lost]).max():.6g}; float16 ends at {LARGEST:g}",
-                hint="store the weights in fixed point, or keep them in float32",
+                hint="keep the weights in float32",
             )
     problems.raise_if_any()
 
 
-def _stored_small(model: onnx.ModelProto, chosen: set[str], fixed_point: bool) -> onnx.ModelProto:
+def _stored_small(model: onnx.ModelProto, chosen: set[str]) -> onnx.ModelProto:
     """The constants `chosen` under new names, and nodes that make them float32 under their own, so that every reader
     stays as it is."""
     import onnx
@@ -169,38 +161,18 @@ def _stored_small(model: onnx.ModelProto, chosen: set[str], fixed_point: bool) -
         taken.add(wanted)
         return wanted
 
-    nodes, scales = [], []
+    nodes = []
     for tensor in made.graph.initializer:
         name = tensor.name
         if name not in chosen:
             continue
-        values = _array(tensor)
-        stored, widened = unique(f"{name}:stored"), name
-        if fixed_point:
-            values, scale = _fixed(values)
-            widened, scale_name = unique(f"{name}:whole"), unique(f"{name}:scale")
-            scales.append(numpy_helper.from_array(scale, scale_name))
-        else:
-            values = values.astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(values, stored))
-        cast = unique(f"{name}/Cast")
-        nodes.append(helper.make_node("Cast", [stored], [widened], name=cast, to=onnx.TensorProto.FLOAT))
-        if fixed_point:
-            nodes.append(helper.make_node("Mul", [widened, scale_name], [name], name=unique(f"{name}/Mul")))
-    made.graph.initializer.extend(scales)
+        stored = unique(f"{name}:stored")
+        tensor.CopyFrom(numpy_helper.from_array(_array(tensor).astype(np.float16), stored))
+        nodes.append(helper.make_node("Cast", [stored], [name], name=unique(f"{name}/Cast"), to=onnx.TensorProto.FLOAT))
     nodes += made.graph.node
     del made.graph.node[:]
     made.graph.node.extend(nodes)
     return made
-
-
-def _fixed(values: Array) -> tuple[Array, Array]:
-    """int16 of the shape of `values`, and the scale (C, 1, …) to multiply them by."""
-    largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True)
-    if not np.isfinite(largest).all():
-        raise ArtifactError("weights that are not finite cannot be stored in fixed point")
-    scale = np.where(largest > 0, largest / np.float32(_INT16), 1).astype(np.float32)
-    return np.clip(np.round(values / scale), -_INT16, _INT16).astype(np.int16), scale
 
 
 def _computing_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
