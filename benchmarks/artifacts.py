@@ -24,13 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_port import recording
+from caffe_port import models, recording
 from caffe_port.artifacts.form import Form
 from caffe_port.conversion import convert
 from caffe_port.evidence import Evidence, generated_pictures
 from caffe_port.layers.base import Array
 from caffe_port.models.fetch import fetch
 from caffe_port.preprocessing import OPEN_NSFW
+from caffe_port.scoring.classifier import released_manifest
 from caffe_port.scoring.preprocess import rgb_pixels, tensor
 from caffe_port.sources import locate
 
@@ -98,7 +99,7 @@ def forms(folder: Path, threads: int) -> list[Made]:
             [target],
             form=form,
             evidence=pictured if form.preprocessing else evidence,
-            preprocessing=OPEN_NSFW,
+            manifest=released_manifest(models.get("open_nsfw")),
             budget=INT8_BUDGET if form.int8 else None,
         )
         files = [path for path in done.files if ".certificate." not in path.name]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from caffe_port.artifacts.form import Form
     from caffe_port.evidence import Evidence
     from caffe_port.net import Net
-    from caffe_port.preprocessing import Preprocessing
+    from caffe_port.preprocessing import Manifest
     from caffe_port.proto.solverstate import SolverState
     from caffe_port.sources import ModelFiles
     from caffe_port.upgrading import SolverFile
@@ -112,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--name", help="name of the files, without suffix (default: the model's)")
     command.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="the model's preprocessing and labels: JSON, or a prototxt or solver with the data layer it was trained "
+        "with (a released model's are known)",
+    )
+    command.add_argument(
         "--state", type=Path, metavar="SAFETENSORS", help="take the weights from a PyTorch state dict, fine-tuned say"
     )
     command.add_argument(
@@ -127,13 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="16-bit weights, or (all) 16-bit computation too; ONNX",
     )
     form.add_argument("--int8", action="store_true", help="8-bit quantization, folded; ONNX; see --calibrate")
-    form.add_argument(
-        "--preprocess",
-        nargs="?",
-        const="",
-        metavar="MANIFEST",
-        help="picture in: the model's preprocessing, or that of a JSON manifest, inside the ONNX file",
-    )
+    form.add_argument("--preprocess", action="store_true", help="picture in: the model's preprocessing inside; ONNX")
     form.add_argument("--opset", type=int, metavar="N", help="of ONNX (default: 17)")
     form.add_argument(
         "--batch", type=_batch, metavar="N|symbolic", help="a fixed batch, or an open one (default: open if it can be)"
@@ -357,12 +358,14 @@ def _convert(args: argparse.Namespace) -> int:
 
     files = _located(args)
     targets = [target for given in args.to or [",".join(DEFAULT_TARGETS)] for target in given.split(",") if target]
-    known = None if files.released is None else files.released.preprocessing
+    manifest = _manifest(args, files)
+    if args.preprocess and manifest is None:
+        raise GraphError("nothing is known of this model's preprocessing: give a manifest, --manifest FILE")
     form = Form(
         fold=args.fold,
         half=args.half,
         int8=args.int8,
-        preprocessing=None if args.preprocess is None else _preprocessing(args.preprocess, known),
+        preprocessing=manifest.preprocessing if args.preprocess and manifest is not None else None,
         opset=args.opset,
         batch=args.batch,
         external_data=args.external_data,
@@ -382,8 +385,8 @@ def _convert(args: argparse.Namespace) -> int:
         args.name or files.name,
         targets,
         form=form,
-        evidence=_evidence(args, net, recordings, form.preprocessing or known),
-        preprocessing=form.preprocessing or known,
+        evidence=_evidence(args, net, recordings, manifest),
+        manifest=manifest,
         budget=args.budget,
         verify=not args.no_verify,
         command=_repeating(args),
@@ -410,20 +413,19 @@ def _with_state(net: Net, path: Path) -> Net:
     return replace(net, sources=(*net.sources, Source("state", path)))
 
 
-def _preprocessing(given: str, known: Preprocessing | None) -> Preprocessing:
-    """The preprocessing that --preprocess asks for: a manifest's, or the model's own."""
-    from caffe_port import preprocessing
+def _manifest(args: argparse.Namespace, files: ModelFiles) -> Manifest | None:
+    """What is known of a model's preprocessing and labels: from the file given, or because it is a released one."""
+    from caffe_port.scoring.classifier import manifest_from, released_manifest
 
-    if given:
-        return preprocessing.read(Path(given))
-    if known is None:
-        raise GraphError("nothing is known of this model's preprocessing: give a manifest, --preprocess MANIFEST")
-    return known
+    if args.manifest is None:
+        return None if files.released is None else released_manifest(files.released)
+    manifest, notes = manifest_from(args.manifest, files.load(allow_unknown=True, allow_missing_weights=True))
+    for note in notes:
+        _say(f"note: {note}")
+    return manifest
 
 
-def _evidence(
-    args: argparse.Namespace, net: Net, recordings: Sequence[Path], preprocessing: Preprocessing | None
-) -> Evidence:
+def _evidence(args: argparse.Namespace, net: Net, recordings: Sequence[Path], manifest: Manifest | None) -> Evidence:
     from caffe_port.evidence import gather
 
     evidence = gather(
@@ -432,8 +434,8 @@ def _evidence(
         inputs=args.input,
         images=args.images,
         calibration=args.calibrate,
-        preprocessing=preprocessing,
-        pictures_needed=args.preprocess is not None and not args.no_verify,
+        preprocessing=None if manifest is None else manifest.preprocessing,
+        pictures_needed=args.preprocess and not args.no_verify,
     )
     for reason in evidence.passed_over:
         _say(f"note: passed over: {reason}")

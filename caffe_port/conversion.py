@@ -20,7 +20,7 @@ from caffe_port.compare import ParityReport
 from caffe_port.errors import ArtifactError, GraphError, MissingDependency, ParityError
 from caffe_port.evidence import Evidence
 from caffe_port.net import Net
-from caffe_port.preprocessing import Preprocessing
+from caffe_port.preprocessing import Manifest
 from caffe_port.recording import Recording
 from caffe_port.verification import Reference
 
@@ -46,7 +46,7 @@ def convert(
     *,
     form: Form | None = None,
     evidence: Evidence | None = None,
-    preprocessing: Preprocessing | None = None,
+    manifest: Manifest | None = None,
     budget: float | None = None,
     verify: bool = True,
     command: str = "",
@@ -57,8 +57,8 @@ def convert(
     Everything is made in a hidden folder beside, read back, compared with the recordings (without any: with the float64
     run on seeded inputs) and with the float64 run on the evidence's inputs, and moved to its place only if all of it
     agrees: float files to the noise floor, layer by layer, those of reduced precision within `budget` on the outputs
-    (None: `form.BUDGETS`). `verify=False` leaves that out, and the certificate says so. `preprocessing`: the model's,
-    for the source; `command`: what repeats this, for the certificate.
+    (None: `form.BUDGETS`). `verify=False` leaves that out, and the certificate says so. `manifest`: the model's
+    preprocessing and labels, for the source and ONNX's metadata; `command`: what repeats this, for the certificate.
     Raises: ParityError, naming the first layer that diverges, and nothing is left behind; ArtifactError if a file
     cannot be written; GraphError for a form that a target or the net cannot have; UnsupportedLayer, MissingDependency.
     """
@@ -78,7 +78,7 @@ def convert(
     if isinstance(form.batch, int):
         shaped = net.with_input_shapes({blob: (form.batch, *shape[1:]) for blob, shape in net.input_shapes.items()})
     with _workshop(folder) as workshop:
-        draft = _written(shaped, workshop, name, targets, form, evidence, preprocessing, budget, say)
+        draft = _written(shaped, workshop, name, targets, form, evidence, manifest, budget, say)
         reports: list[ParityReport] = []
         budgets: list[BudgetReport] = []
         if verify:
@@ -124,7 +124,7 @@ def _written(
     targets: Sequence[str],
     form: Form,
     evidence: Evidence,
-    preprocessing: Preprocessing | None,
+    manifest: Manifest | None,
     budget: float,
     say: Say,
 ) -> Draft:
@@ -142,6 +142,7 @@ def _written(
                 name,
                 of_onnx,
                 form,
+                manifest=manifest,
                 calibration=evidence.typical() if form.changes_numbers else (),
                 budget=budget or None,
             )
@@ -157,7 +158,8 @@ def _written(
         elif target == "pytorch-source":
             from caffe_port.artifacts.pytorch_files import write_pytorch_source
 
-            drafts.append(write_pytorch_source(net, workshop, name, form, preprocessing))
+            known = None if manifest is None else manifest.preprocessing
+            drafts.append(write_pytorch_source(net, workshop, name, form, known))
         else:
             from caffe_port.artifacts.caffe_files import write_caffe_weights
 

@@ -147,7 +147,7 @@ def _inputs_of(pictures: Iterable[Array], preprocessing: Preprocessing) -> list[
 
 def _require_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing:
     if preprocessing is None:
-        raise GraphError("nothing is known of this model's preprocessing: give a manifest, --preprocess MANIFEST")
+        raise GraphError("nothing is known of this model's preprocessing: give a manifest, --manifest FILE")
     return preprocessing
 
 

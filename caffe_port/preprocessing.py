@@ -2,8 +2,8 @@
 
 `Preprocessing` is what is done to a picture; `Manifest` adds the labels. `read_manifest` reads one from a small JSON
 file, `Manifest.as_json` is what such a file holds. Nothing here touches a picture:
-`caffe_port.scoring.preprocess.tensor` does, and `caffe_port.converters.to_onnx.preprocess` writes the same steps into an
-ONNX model.
+`caffe_port.scoring.preprocess.tensor` does, and `caffe_port.converters.to_onnx.preprocess` writes the same steps into
+an ONNX model.
 """
 
 from __future__ import annotations
@@ -381,7 +381,7 @@ def _check_labels(values: Mapping[str, Any], problems: Problems, where: Location
     good = isinstance(labels, (list, tuple)) and all(map(_is_name, labels))
     require(good, "labels", "a list of names, or the path of a file of them")
     count = len(labels) if good and labels else None
-    numbered = type(score) is int and 0 <= score and (count is None or score < count)
+    numbered = type(score) is int and score >= 0 and (count is None or score < count)
     what = "null, or the number, from 0, of a label" if count is None else f"null, a label, or from 0 to {count - 1}"
     require(score is None or numbered, "score", what)
 

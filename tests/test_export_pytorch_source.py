@@ -26,7 +26,7 @@ from caffe_port.converters.to_pytorch_source import PyTorchSource, names, requir
 from caffe_port.errors import ArtifactError, FetchError, GraphError, UnsupportedLayer, WeightsError
 from caffe_port.models.fetch import fetch
 from caffe_port.net import Net
-from caffe_port.preprocessing import OPEN_NSFW, Preprocessing
+from caffe_port.preprocessing import OPEN_NSFW, MeanImage, Preprocessing
 from caffe_port.runtime import run, run_layers
 from caffe_port.scoring import preprocess as pictures
 
@@ -441,6 +441,8 @@ def test_other_preprocessings() -> None:
         Preprocessing(resize=(9, 12), crop=(3, 4), channel_order="RGB"),
         Preprocessing(resize=(5, 4), mean=(1, 2, 3)),
         Preprocessing(jpeg_round_trip=True, scale=1 / 255),
+        Preprocessing(channel_order="grey", resize=(5, 4), jpeg_round_trip=True, mean=(33.3,)),
+        Preprocessing(raw_scale=1, mean=(0.4,), scale=1 / 3),
     ):
         source = to_pytorch_source(net, "net", steps)
         assert_black(source.source)
@@ -450,6 +452,15 @@ def test_other_preprocessings() -> None:
     preprocess = function(to_pytorch_source(net, "net", Preprocessing(crop=(40, 6))))
     with pytest.raises(ValueError, match="smaller than 6x40"):
         preprocess(Image.fromarray(pixels))
+
+
+def test_preprocessings_that_a_source_cannot_have() -> None:
+    net = built(one_input(1, 3, 4, 6) + layer("ReLU"))
+    image = MeanImage((3, 4, 6), "float32", bytes(3 * 4 * 6 * 4))
+    steps = Preprocessing(resize=(4, 6), interpolation="opencv", mean=image)
+    want = r"2 problems:\n.*a mean image has too many.*\n.*'opencv' interpolation is not"
+    with pytest.raises(GraphError, match=want):
+        to_pytorch_source(net, "net", steps)
 
 
 BARE = """

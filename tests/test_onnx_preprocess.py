@@ -16,10 +16,10 @@ from small import filled, one_input
 
 import caffe_port as cp
 from caffe_port.backends import make_session
-from caffe_port.converters.to_onnx.preprocess import METADATA_KEY, deviation, with_preprocessing
-from caffe_port.errors import FetchError, GraphError, ImageError
+from caffe_port.converters.to_onnx.preprocess import METADATA_KEY, deviation, embed, embedded, with_preprocessing
+from caffe_port.errors import DataError, FetchError, GraphError, ImageError
 from caffe_port.models.fetch import fetch
-from caffe_port.preprocessing import OPEN_NSFW, Preprocessing
+from caffe_port.preprocessing import OPEN_NSFW, Manifest, MeanImage, Preprocessing
 from caffe_port.scoring.preprocess import rgb_pixels, tensor
 
 onnx = pytest.importorskip("onnx")
@@ -44,8 +44,8 @@ def plain(*dims: Any, inputs: tuple[str, ...] = ("data",), opset: int = 17) -> A
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
 
 
-def session(preprocessing: Preprocessing) -> Any:
-    return make_session(with_preprocessing(plain(), preprocessing).SerializeToString())
+def session(preprocessing: Preprocessing, channels: int = 3) -> Any:
+    return make_session(with_preprocessing(plain("N", channels, "h", "w"), preprocessing).SerializeToString())
 
 
 def run(onnx_session: Any, pixels: np.ndarray) -> np.ndarray:
@@ -90,6 +90,17 @@ PREPROCESSINGS = {
     "JPEG of one pixel": Preprocessing(resize=(1, 1), jpeg_round_trip=True),
     "JPEG too narrow for fancy upsampling": Preprocessing(resize=(21, 4), jpeg_round_trip=True),
     "JPEG just wide enough for it": Preprocessing(resize=(7, 5), jpeg_round_trip=True),
+    "grey": Preprocessing(resize=(28, 30), crop=(28, 28), channel_order="grey", scale=1 / 256),
+    "grey JPEG": Preprocessing(resize=(37, 43), jpeg_round_trip=True, channel_order="grey", mean=(33.3,)),
+    "from 0 to 1": Preprocessing(resize=(9, 8), raw_scale=1.0, mean=(0.485, 0.456, 0.406), scale=4.4, crop=(5, 5)),
+    "mean image": Preprocessing(
+        resize=(40, 30),
+        crop=(21, 20),
+        mean=MeanImage((3, 40, 30), "float32", np.random.default_rng(0).random((3, 40, 30), np.float32).tobytes()),
+        scale=0.017,
+    ),
+    "opencv": Preprocessing(resize=(33, 50), interpolation="opencv", channel_order="RGB", mean=(1, 2, 3)),
+    "opencv in grey": Preprocessing(resize=(28, 28), interpolation="opencv", channel_order="grey"),
 }
 SIZES = [(1, 1), (2, 3), (1, 700), (700, 1), (24, 900), (300, 200), (200, 300), (256, 256), (257, 255), (520, 610)]
 
@@ -98,7 +109,7 @@ SIZES = [(1, 1), (2, 3), (1, 700), (700, 1), (24, 900), (300, 200), (200, 300), 
 def test_any_picture_gives_the_values_of_tensor(what: str) -> None:
     """Smaller, larger, as large as the resize, one pixel, very wide and very tall."""
     preprocessing = PREPROCESSINGS[what]
-    runner = session(preprocessing)
+    runner = session(preprocessing, preprocessing.channels)
     for size in SIZES:
         for kind in ("noise", "extremes", "walk"):
             pixels = picture(kind, *size)
@@ -149,6 +160,21 @@ def test_the_model_around_it() -> None:
     (got,) = make_session(inside.SerializeToString()).run(None, {"picture": pixels})
     (want,) = make_session(before).run(None, {"data": blob})
     assert np.array_equal(got, want)
+
+
+def test_a_manifest_is_carried_in_the_metadata() -> None:
+    manifest = Manifest(OPEN_NSFW, "data_out", ("a", "b", "\N{GREEK SMALL LETTER GAMMA}"), 1)
+    model = plain()
+    assert embedded(model) is None
+    embed(model, Manifest())
+    embed(model, manifest)
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY] and embedded(model) == manifest
+    # Inside, the labels stay and what is done is what is said.
+    other = Preprocessing(resize=(3, 4))
+    assert embedded(with_preprocessing(model, other)) == dataclasses.replace(manifest, preprocessing=other)
+    model.metadata_props[0].value = '{"format": "caffe_port preprocessing 1", "labels": "/etc/passwd"}'
+    with pytest.raises(DataError, match=f"x.onnx, metadata {METADATA_KEY}: .*cannot be named here"):
+        embedded(model, "x.onnx")
 
 
 def test_names_that_are_taken_are_left_alone() -> None:

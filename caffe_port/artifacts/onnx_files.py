@@ -17,7 +17,7 @@ from caffe_port.errors import GraphError
 from caffe_port.layers.base import Array
 from caffe_port.net import Net
 from caffe_port.passes.fold_linear import fold_linear
-from caffe_port.preprocessing import Preprocessing
+from caffe_port.preprocessing import Manifest, Preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -32,20 +32,21 @@ def write_onnx_files(
     targets: Sequence[str],
     form: Form,
     *,
+    manifest: Manifest | None = None,
     calibration: Sequence[Mapping[str, Array]] = (),
     budget: float | None = None,
 ) -> Draft:
     """Writes the `targets` of ONNX_TARGETS as `name` into `workshop`.
 
-    `calibration`: inputs like the real ones, each a mapping by blob name: int8 needs them, and rounded weights are made
-    up for with them; `budget` for int8, as `budget.held_to` has it.
+    `manifest` goes into the model's metadata. `calibration`: inputs like the real ones, each a mapping by blob name:
+    int8 needs them, and rounded weights are made up for with them; `budget` for int8, as `budget.held_to` has it.
     Raises: GraphError for int8 without calibration inputs, and for a symbolic batch that the net does not allow;
     ArtifactError for an opset the model cannot have, or a file that cannot be written; MissingDependency.
     """
     from caffe_port.converters.to_onnx.files import run_openvino, run_ort, write_onnx, write_openvino, write_ort
 
     draft = Draft()
-    model, details = _model(net, form, calibration, budget, draft)
+    model, details = _model(net, form, manifest, calibration, budget, draft)
     # The other formats are made from the file, which is then only on the way.
     onnx_path = workshop / (f"{name}.onnx" if "onnx" in targets else f".{name}.onnx")
     written = write_onnx(model, onnx_path, external_data=form.external_data)
@@ -71,7 +72,12 @@ def write_onnx_files(
 
 
 def _model(
-    net: Net, form: Form, calibration: Sequence[Mapping[str, Array]], budget: float | None, draft: Draft
+    net: Net,
+    form: Form,
+    manifest: Manifest | None,
+    calibration: Sequence[Mapping[str, Array]],
+    budget: float | None,
+    draft: Draft,
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The model, and what a user must know of it. A float model under way to another is verified as well."""
     from caffe_port.converters.to_onnx import to_onnx
@@ -101,11 +107,15 @@ def _model(
         if not calibration:
             raise GraphError(
                 "int8 needs inputs to calibrate with, and nothing is known of the model's preprocessing: "
-                "--calibrate FOLDER of pictures with --preprocess MANIFEST, or --calibrate NPZ"
+                "--calibrate FOLDER of pictures with --manifest FILE, or --calibrate NPZ"
             )
         quantized = quantize(model, calibration, budget=budget)
         model = quantized.model
         details |= {"precision": "int8", "calibrated_on": len(calibration), "float_layers": list(quantized.float_nodes)}
+    if manifest is not None:
+        from caffe_port.converters.to_onnx.preprocess import embed
+
+        embed(model, manifest)
     if form.preprocessing:
         from caffe_port.converters.to_onnx.preprocess import with_preprocessing
 

@@ -6,8 +6,8 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -19,11 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from caffe_port.errors import ImageError
 from caffe_port.preprocessing import MeanImage, Preprocessing
 
-__all__ = ["Source", "opened_image", "rgb_pixels", "tensor"]
+__all__ = ["Source", "opened_image", "rgb_pixels", "source_name", "tensor"]
 
-Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
-"""An image: a path, the bytes of a file, an open file (read from its start), or an image of Pillow."""
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]
+"""An image: a path, the bytes of a file, an open file (read from its start), an image of Pillow, or its pixels, uint8,
+(height, width, 3) in RGB or (height, width) in grey."""
 
+_BYTES = bytes | bytearray | memoryview
 _BILINEAR = Image.Resampling.BILINEAR
 
 # What Pillow's decoders raise on broken files, beyond its documented OSError.
@@ -46,30 +48,50 @@ _BROKEN = (
 )
 
 
-def tensor(source: Source, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def tensor(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    draft: bool = False,
+    out: NDArray[np.float32] | None = None,
+    decoding: Callable[[int], AbstractContextManager[None]] | None = None,
+    name: str | None = None,
+) -> NDArray[np.float32]:
     """The input of a net for one image: float32, shape (channels, height, width), C order.
 
-    The image is converted to RGB (and from that to grey), then what `preprocessing` says. Values are rounded as pycaffe's `caffe.io` rounds
-    them; for OPEN_NSFW they are bit for bit what the original script fed to Caffe. Of a file with several frames the
-    first is used; EXIF orientation is ignored, as the original does. A given `Image.Image` or open file is left open.
+    The image is converted to RGB (and from that to grey), then what `preprocessing` says. Values are rounded as
+    pycaffe's `caffe.io` rounds them; for OPEN_NSFW they are bit for bit what the original script fed to Caffe. Of a
+    file with several frames the first is used; EXIF orientation is ignored, as the original does. A given
+    `Image.Image` or open file is left open.
+
+    - `draft`: quicker and not the same: no JPEG round trip, and a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size
+      where that is not below the size it is resized to.
+    - `out`: where the result is written, of its shape; by default a new array.
+    - `decoding`: what is entered, with the number of pixels, while the image is decoded and resized.
+    - `name`: what an error calls the image, nothing if empty; by default `source_name(source)`.
 
     Raises: ImageError if there is no such file, Pillow cannot decode it, or it is smaller than the crop, with the
     file's name and the reason.
     Source: yahoo/open_nsfw, classify_nsfw.py; BVLC/caffe @ 9b89154, python/caffe/io.py (Transformer).
     """
-    with opened_image(source) as image:
-        picture = _resized(_converted(image, preprocessing), preprocessing)
-        pixels = _jpeg_round_trip(picture) if preprocessing.jpeg_round_trip else np.asarray(picture)
+    name = source_name(source) if name is None else name
+    with opened_image(source, name) as image:
+        with nullcontext() if decoding is None else decoding(image.width * image.height):
+            if draft and image is not source and preprocessing.resize is not None:
+                image.draft(None, preprocessing.resize[::-1])
+            picture = _resized(_converted(image, preprocessing), preprocessing)
+        round_trip = preprocessing.jpeg_round_trip and not draft
+        pixels = _jpeg_round_trip(picture) if round_trip else np.asarray(picture)
     height, width = preprocessing.crop or pixels.shape[:2]
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     if top < 0 or left < 0:
         size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-        raise ImageError(f"{_name(source)}: {size} pixels are too few to crop {height}x{width} (height x width)")
+        raise _error(name, f"{size} pixels are too few to crop {height}x{width} (height x width)")
     # From here on every step looks at one pixel of one channel alone, so all of them together are one look-up.
     centre = pixels[top : top + height, left : left + width]
     order = preprocessing.channel_order
     planes = [centre] if order == "grey" else [centre[:, :, "RGB".index(letter)] for letter in order]
-    blob = np.empty((len(planes), height, width), np.float32)
+    blob = np.empty((len(planes), height, width), np.float32) if out is None else out
     for channel, (plane, table) in enumerate(zip(planes, _tables(preprocessing), strict=True)):
         np.take(table, plane, out=blob[channel], mode="clip")
     if isinstance(preprocessing.mean, MeanImage):
@@ -147,38 +169,54 @@ def _mean_image(preprocessing: Preprocessing) -> NDArray[np.float64]:
 
 
 @contextmanager
-def opened_image(source: Source) -> Iterator[Image.Image]:
-    """The opened image; whatever fails while it is in use becomes an ImageError."""
-    name = _name(source)
+def opened_image(source: Source, name: str | None = None) -> Iterator[Image.Image]:
+    """The opened image; whatever fails while it is in use becomes an ImageError, which calls it `name`."""
+    name = source_name(source) if name is None else name
     try:
         if isinstance(source, Image.Image):
             yield source
             return
-        opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+        if isinstance(source, np.ndarray):
+            yield _of_array(source)
+            return
+        opened: Any = io.BytesIO(source) if isinstance(source, _BYTES) else source
         with Image.open(opened) as image:
             yield image
     except FileNotFoundError as err:
-        raise ImageError(f"{name}: no such file") from err
+        raise _error(name, "no such file") from err
     except UnidentifiedImageError as err:
         reason = "the file is empty" if _is_empty(source) else "not an image that Pillow can read"
-        raise ImageError(f"{name}: {reason}") from err
+        raise _error(name, reason) from err
     except _BROKEN as err:
         reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err) or type(err).__name__
-        raise ImageError(f"{name}: {reason}") from err
+        raise _error(name, reason) from err
 
 
-def _name(source: Source) -> str:
-    if isinstance(source, bytes):
+def source_name(source: Source) -> str:
+    """What an image is called in an error: its path, or what it is."""
+    if isinstance(source, _BYTES):
         return f"image of {len(source)} bytes"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
+    if isinstance(source, np.ndarray):
+        return f"array {'x'.join(map(str, source.shape))}"
     name = getattr(source, "filename", None) or getattr(source, "name", None)
     return str(name) if name else f"image from {type(source).__name__}"
 
 
+def _error(name: str, reason: str) -> ImageError:
+    return ImageError(f"{name}: {reason}" if name else reason)
+
+
+def _of_array(pixels: NDArray[Any]) -> Image.Image:
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.shape[2:] == (3,)) or not pixels.size:
+        raise ValueError(f"pixels are uint8, (height, width, 3) in RGB or (height, width), not {pixels.dtype}")
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
 def _is_empty(source: Source) -> bool:
-    if isinstance(source, bytes):
+    if isinstance(source, _BYTES):
         return not source
     if isinstance(source, str | os.PathLike):
         return Path(source).stat().st_size == 0
-    return not isinstance(source, Image.Image) and source.seek(0, io.SEEK_END) == 0
+    return not isinstance(source, Image.Image | np.ndarray) and source.seek(0, io.SEEK_END) == 0

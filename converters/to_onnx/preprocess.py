@@ -178,8 +178,8 @@ def _require_fitting(model: onnx.ModelProto, preprocessing: Preprocessing, name:
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     if opset < OPSET:
         problems.add(GraphError, f"preprocessing is written for opset {OPSET} and later, the model has {opset}")
-    known = embedded(model)
-    if known is not None and all(value.name != known.preprocessing.input_blob for value in model.graph.input):
+    carried = embedded(model)
+    if carried is not None and all(value.name != carried.preprocessing.input_blob for value in model.graph.input):
         problems.add(GraphError, "the model has its preprocessing inside already")
     if name in _names(model.graph):
         hint = "give the new input another name"
