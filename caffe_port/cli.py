@@ -1,12 +1,13 @@
 """The command `caffe-port`: one verb a function, which reads its arguments, calls the library and prints.
 
-Exit codes: 0 well, 1 a verification failed, 2 bad input, 70 a fault of caffe_port itself, 130 interrupted. Errors go to
-standard error, one line a problem.
+Exit codes: 0 well, 1 a verification failed or an image has no score, 2 bad input, 70 a fault of caffe_port itself, 130
+interrupted. Errors go to standard error, one line a problem.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -20,6 +21,9 @@ from caffe_port.errors import CaffePortError, GraphError, ParityError
 
 if TYPE_CHECKING:
     from caffe_port.artifacts.form import Form
+    from caffe_port.calibration.choosing import Rule
+    from caffe_port.calibration.data import Scored
+    from caffe_port.calibration.report import Calibration
     from caffe_port.evidence import Evidence
     from caffe_port.net import Net
     from caffe_port.preprocessing import Manifest
@@ -212,10 +216,82 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
 
     command = verb("score", _score, "score images: the probability that they are not safe for work")
-    command.add_argument("images", nargs="+", metavar="IMAGE")
-    command.add_argument("--model", default="open_nsfw", help="a released model (default: open_nsfw)")
-    command.add_argument("--backend", choices=("onnxruntime", "torch", "numpy"), help="default: the first installed")
-    _offline(command)
+    _score_arguments(command)
+
+    command = verb(
+        "calibrate", _calibrate, "from labels and scores to a threshold: curves, confidence, bins, comparisons"
+    )
+    command.add_argument(
+        "tables", nargs="*", type=Path, metavar="FILE", help="CSV or Parquet; several are of the same images"
+    )
+    given = command.add_argument_group("data")
+    given.add_argument("--label", default="label", metavar="COLUMN", help="the column of labels (default: label)")
+    given.add_argument(
+        "--score", action="append", metavar="COLUMN", help="a column of scores, a model each; repeat (default: score)"
+    )
+    given.add_argument(
+        "--key", metavar="COLUMN", help="match the rows of several files by this column, the image's name say"
+    )
+    given.add_argument("--positive-label", metavar="NAME", help="which label is positive (default: 1 or true)")
+    given.add_argument(
+        "--skip-unscored", action="store_true", help="leave rows without a score out, do not refuse them"
+    )
+    given.add_argument(
+        "--positive", type=Path, metavar="FOLDER", help="instead of files: score these images now, positives"
+    )
+    given.add_argument("--negative", type=Path, metavar="FOLDER", help="and these, negatives")
+    given.add_argument("--model", default="open_nsfw", help="what to score folders with (default: open_nsfw)")
+    given.add_argument("--backend", choices=("onnxruntime", "torch", "numpy"), help="default: the first installed")
+    _offline(given)
+    rule = command.add_argument_group("threshold", "one rule; without any, the largest Youden index")
+    one = rule.add_mutually_exclusive_group()
+    one.add_argument(
+        "--max-fpr", type=float, metavar="RATE", help="flag at most this share of negatives, with confidence"
+    )
+    one.add_argument(
+        "--max-fnr", type=float, metavar="RATE", help="miss at most this share of positives, with confidence"
+    )
+    one.add_argument("--max-f1", action="store_true", help="largest F1")
+    one.add_argument("--youden", action="store_true", help="largest recall less false positive rate")
+    one.add_argument("--cost-fp", type=float, metavar="COST", help="least cost, with --cost-fn: of a false positive")
+    rule.add_argument("--cost-fn", type=float, metavar="COST", help="of a false negative, in the same unit")
+    rule.add_argument(
+        "--prevalence", type=float, metavar="SHARE", help="of positives where it will be used (default: as in the data)"
+    )
+    rule.add_argument("--confidence", type=float, default=0.95, help="of bounds and intervals (default: 0.95)")
+    rule.add_argument(
+        "--threshold",
+        action="append",
+        type=float,
+        default=[],
+        metavar="VALUE",
+        help="compare with this one too; repeat",
+    )
+    rule.add_argument(
+        "--check",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="a threshold's file: does it hold on these data? Exit code 1 if not; repeat",
+    )
+    command.add_argument(
+        "--bins",
+        type=_bins,
+        default=10,
+        metavar="N|ENDS",
+        help="how many score bins, or their ends: 0.2,0.8 (default: 10)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="write threshold, report, page and figures there"
+    )
+    command.add_argument(
+        "--figures",
+        type=lambda text: [] if text == "none" else text.split(","),
+        metavar="FORMATS",
+        help="png, svg, both (default with --output, where matplotlib is installed), or none",
+    )
     _json(command)
 
     command = verb("record", _record, "record what a Caffe computes: the script for its machine, and a check")
@@ -238,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _offline(command: argparse.ArgumentParser) -> None:
+def _offline(command: argparse._ActionsContainer) -> None:
     command.add_argument("--offline", action="store_true", help="never use the network")
 
 
@@ -644,26 +720,285 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+_SCORE_EPILOG = """\
+examples:
+  caffe-port score photo.jpg                              one image; 0 is safe for work, 1 is not
+  caffe-port score -r photos -o scores.csv                a folder with all below it, into a table for spreadsheets
+  caffe-port score -r photos -o scores.csv --resume       the same, going on where a run was interrupted
+  caffe-port score -r photos --rank | head                the highest scores
+  caffe-port score photos.zip shards/*.tar -o s.parquet   what is in archives, without unpacking them to disk
+  find . -name '*.jpg' -print0 | caffe-port score -0 -    a list of files
+  caffe-port score -r photos --threshold 0.8 --json       JSON, a line an image, with "flagged": true or false
+  caffe-port score cat.jpg --model caffenet.onnx --top-k 5    the five likeliest labels of another classifier
+
+An image that cannot be read is a row with the reason, and the others go on.
+exit code: 0 every image has a score, 1 some have an error, 2 wrong usage, 130 interrupted.
+docs/scoring.md has every column.
+"""
+
+
+def _score_arguments(command: argparse.ArgumentParser) -> None:
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = _SCORE_EPILOG
+    command.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="file, folder, archive (zip, tar, also compressed), pattern in quotes, or - for a list on standard input",
+    )
+    what = command.add_argument_group("what is scored")
+    what.add_argument("-r", "--recursive", action="store_true", help="of folders, also what is in their subfolders")
+    what.add_argument(
+        "--all",
+        action="store_true",
+        help="of folders and archives every file, not only those that end as an image and are not hidden",
+    )
+    what.add_argument("-0", "--null", action="store_true", help="the names of a list end with a NUL byte, not a line")
+    model = command.add_argument_group("with what")
+    model.add_argument(
+        "--model",
+        default="open_nsfw",
+        help="a released model, a prototxt, a caffemodel alone, a folder, or an ONNX file (default: open_nsfw)",
+    )
+    model.add_argument(
+        "--weights", action="append", default=[], metavar="FILE", help="the caffemodel of a prototxt; repeat"
+    )
+    model.add_argument(
+        "--manifest", metavar="FILE", help="how images become the model's input, where the model does not say it"
+    )
+    model.add_argument("--backend", choices=("onnxruntime", "torch", "numpy"), help="default: the first installed")
+    model.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        default="float32",
+        help="int8: faster, and less exact (docs/scoring.md)",
+    )
+    model.add_argument("--draft", action="store_true", help="prepare images faster, and less exactly (docs/scoring.md)")
+    model.add_argument("--batch-size", type=int, metavar="N", help="images computed at once")
+    model.add_argument(
+        "--workers", type=int, metavar="N", help="threads that read and compute (default: the processors)"
+    )
+    _offline(model)
+    out = command.add_argument_group("what comes out")
+    out.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=".csv, .jsonl, .parquet or .txt; it appears when all is scored (default: print)",
+    )
+    out.add_argument("--format", choices=("table", "csv", "jsonl", "parquet"), help="default: by FILE, else a table")
+    out.add_argument("--json", action="store_const", dest="format", const="jsonl", help="the same as --format jsonl")
+    out.add_argument("--rank", action="store_true", help="the highest score first, errors last; printed at the end")
+    out.add_argument("--top-k", type=int, metavar="K", help="also the K likeliest labels")
+    out.add_argument("--probabilities", action="store_true", help="also the probability of every label")
+    out.add_argument("--threshold", type=float, metavar="X", help="say of each image whether its score is at least X")
+    out.add_argument("--threshold-file", type=Path, metavar="FILE", help="as `caffe-port calibrate` writes it")
+    out.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    again = command.add_argument_group("after an interruption")
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run with the same --output stopped; begin if there was none",
+    )
+    again.add_argument("--retry-errors", action="store_true", help="with --resume: score again what had an error")
+
+
 def _score(args: argparse.Namespace) -> int:
-    from caffe_port.errors import ImageError
+    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.scoring.classifier import open_classifier
+    from caffe_port.scoring.run import Progress, score_all, verdict
+    from caffe_port.scoring.scorer import Scorer
+    from caffe_port.scoring.sinks import Columns, FileSink, RankedSink, StreamSink, format_of
+    from caffe_port.scoring.sources import Sources
+
+    form = format_of(args.output, args.format)
+    if args.resume and args.output is None:
+        raise GraphError("--resume goes on with a file: name it with --output")
+    if args.retry_errors and not args.resume:
+        raise GraphError("--retry-errors is for --resume")
+    if args.resume and FileSink.is_complete(args.output):
+        _say(f"{args.output} is complete: no run to go on with; without --resume it is made anew")
+        return 0
+    sources = Sources(args.images, recursive=args.recursive, all_files=args.all, null=args.null)
+    options: dict[str, Any] = {"offline": args.offline, "progress": TerminalProgress()}
+    model = args.model
+    if args.weights or args.manifest:
+        model = open_classifier(model, args.weights, args.manifest, **options)
+    with contextlib.ExitStack() as stack:
+        scorer = stack.enter_context(
+            Scorer(model, backend=args.backend, precision=args.precision, draft=args.draft, **options)
+        )
+        model = scorer.model
+        for note in model.notes:
+            _say(f"note: {note}")
+        flag = verdict(args.threshold, args.threshold_file, model.name)
+        # Where no label is the score, a score without its label says nothing.
+        top_k = int(model.score_index is None) if args.top_k is None else args.top_k
+        columns = Columns(model.name, model.labels, model.score_index, top_k, args.probabilities, flag)
+        sink: FileSink | StreamSink
+        if args.output is not None:
+            settings = {
+                "model": model.identity,
+                "backend": scorer.backend,
+                "precision": scorer.precision,
+                "draft": scorer.draft,
+                "threshold": None if flag is None else flag.value,
+                # Names can be relative to it.
+                "folder": os.fsencode(Path.cwd()).decode(errors="backslashreplace"),
+            }
+            sink = FileSink(
+                args.output,
+                form,
+                columns,
+                settings=settings,
+                rank=args.rank,
+                resume=args.resume,
+                retry_errors=args.retry_errors,
+                note=lambda text: _say(f"note: {text}"),
+            )
+        else:
+            sink = (RankedSink if args.rank else StreamSink)(sys.stdout.buffer, form, columns)
+        stack.enter_context(sink)
+        # Where rows go to the same terminal they are progress enough.
+        seen = args.output is None and not args.rank and sys.stdout.isatty()
+        progress = stack.enter_context(Progress(sources, quiet=args.quiet or seen))
+        try:
+            summary = score_all(
+                sources, scorer, sink, batch_size=args.batch_size, workers=args.workers, progress=progress
+            )
+        except BaseException as error:
+            stack.close()  # the line of progress, before what is said
+            if not isinstance(sink, FileSink):
+                raise
+            kept = f"{sink.kept:,} rows are kept in {sink.journal}: the same command with --resume goes on"
+            if isinstance(error, KeyboardInterrupt):
+                _say(f"caffe-port: interrupted; {kept}")
+                return 130
+            _say(f"note: {kept}")
+            raise
+    if args.output is not None and not args.quiet:
+        _say(f"{args.output}: {summary}")
+    failed = summary.failed + summary.failed_before
+    if failed:
+        total = summary.scored + summary.failed + summary.skipped
+        _say(f"caffe-port: {failed:,} of {total:,} images could not be scored")
+    return 0 if summary.ok else 1
+
+
+def _bins(text: str) -> int | list[float]:
+    try:
+        return [float(end) for end in text.split(",")] if "," in text or "." in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of bins nor their ends") from None
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from caffe_port.calibration import threshold
+    from caffe_port.calibration.data import read_tables
+    from caffe_port.calibration.report import calibrate
+
+    if (args.cost_fp is None) != (args.cost_fn is None):
+        raise GraphError("--cost-fp and --cost-fn go together")
+    if (args.positive is None) != (args.negative is None) or bool(args.tables) == (args.positive is not None):
+        raise GraphError("give files of scores, or both --positive FOLDER and --negative FOLDER")
+    checked = [(str(path), threshold.read(path)) for path in args.check]
+    scored: Scored | None = None
+    if args.tables:
+        data = read_tables(
+            args.tables,
+            label=args.label,
+            scores=args.score or ["score"],
+            key=args.key,
+            positive_label=args.positive_label,
+            skip_unscored=args.skip_unscored,
+        )
+    else:
+        scored = _scored_folders(args)
+        data = scored.data
+        for name, error in scored.failed:
+            _say(f"caffe-port: {name}: {error}")
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        if scored is not None:
+            # Before anything can be refused: scoring is what takes long.
+            scored.write_csv(args.output / "scores.csv")
+    found = calibrate(
+        data,
+        rule=_rule(args, data.positives / len(data.labels)),
+        thresholds=args.threshold,
+        checked=checked,
+        confidence=args.confidence,
+        bins=args.bins,
+        prevalence=args.prevalence,
+        seed=args.seed,
+    )
+    if args.output:
+        _write_calibration(args, found)
+    if args.json:
+        _print_json(found.as_json())
+    else:
+        for line in found.table():
+            print(line)
+    for note in found.notes:
+        _say(f"note: {note}")
+    return 0 if found.ok else 1
+
+
+def _rule(args: argparse.Namespace, share: float) -> Rule:
+    from caffe_port.calibration.choosing import Rule
+    from caffe_port.calibration.threshold import Costs
+
+    if args.cost_fp is not None:
+        return Rule(
+            "cost", costs=Costs(args.cost_fp, args.cost_fn, share if args.prevalence is None else args.prevalence)
+        )
+    for name, target in (("max-fpr", args.max_fpr), ("max-fnr", args.max_fnr)):
+        if target is not None:
+            return Rule(name, target)
+    return Rule("f1" if args.max_f1 else "youden")
+
+
+def _scored_folders(args: argparse.Namespace) -> Scored:
+    from caffe_port.calibration.data import score_images
     from caffe_port.models.fetch import TerminalProgress
     from caffe_port.scoring.scorer import Scorer
+    from caffe_port.scoring.sources import Sources
 
-    scorer = Scorer(args.model, backend=args.backend, offline=args.offline, progress=TerminalProgress())
-    failed = 0
-    for name in args.images:
-        try:
-            score = scorer.score(name)
-        except ImageError as error:
-            failed += 1
-            if args.json:
-                print(json.dumps({"image": name, "error": str(error)}), flush=True)
-            _say(f"caffe-port: {error}")
-            continue
-        print(json.dumps({"image": name, "score": score}) if args.json else f"{score:.6f}  {name}", flush=True)
-    if failed and len(args.images) > 1:
-        _say(f"caffe-port: {failed} of {len(args.images)} images could not be scored")
-    return 2 if failed else 0
+    folders = [str(args.positive), str(args.negative)]
+    with Scorer(args.model, backend=args.backend, offline=args.offline, progress=TerminalProgress()) as scorer:
+        if scorer.model.score_index is None:
+            raise GraphError(f"{args.model}: no class of it is the score; score with a model that has one")
+        positive, negative = (Sources([folder], recursive=True).items() for folder in folders)
+        return score_images(
+            positive,
+            negative,
+            scorer,
+            score_index=scorer.model.score_index,
+            model=args.model,
+            source=", ".join(folders),
+        )
+
+
+def _write_calibration(args: argparse.Namespace, found: Calibration) -> None:
+    from importlib.util import find_spec
+
+    from caffe_port.calibration.figures import FORMATS, write_figures
+    from caffe_port.pages.calibration import page
+    from caffe_port.proto.files import replacing
+
+    paths = found.write_thresholds(args.output)
+    found.write_json(args.output / "calibration.json")
+    with replacing(args.output / "calibration.html") as stream:
+        stream.write(page(found).encode())
+    formats = args.figures
+    if formats is None:
+        formats = FORMATS if find_spec("matplotlib") else []
+        if not formats:
+            _say("note: no figures, as matplotlib is not installed: pip install 'caffe_port[calibration]'")
+    figures = write_figures(found, args.output, formats) if formats else []
+    for path in [*paths, args.output / "calibration.json", args.output / "calibration.html", *figures]:
+        _say(f"wrote {path}")
 
 
 def _layers(args: argparse.Namespace) -> int:
