@@ -143,7 +143,9 @@ def _written(
                 of_onnx,
                 form,
                 manifest=manifest,
-                calibration=evidence.typical() if form.changes_numbers else (),
+                calibration=evidence.typical(form.batch if isinstance(form.batch, int) else 1)
+                if form.changes_numbers
+                else (),
                 budget=budget or None,
             )
         )

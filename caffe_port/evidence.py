@@ -42,11 +42,15 @@ class Evidence:
     """Files among the pictures that are none, and why."""
 
     def cases(self, net: Net, form: Form, recordings: Sequence[Recording]) -> list[Case]:
-        """What a file of reduced precision is run on: the recordings and inputs, and the pictures; else seeded inputs.
+        """What a file of reduced precision is run on: the recordings and inputs, and the pictures; without any, generated
+        pictures where it is known how they become inputs, else seeded inputs.
 
         A file with preprocessing inside takes the pictures as they are.
         """
-        pictures = [self._picture(net, name, image, form) for name, image in self.pictures.items()]
+        pictured = self.pictures
+        if not pictured and not recordings and not self.inputs and self.preprocessing is not None:
+            pictured = generated_pictures()
+        pictures = [self._picture(net, name, image, form) for name, image in pictured.items()]
         if form.preprocessing:
             return pictures
         recorded = [
@@ -60,11 +64,14 @@ class Evidence:
             expected_of(net, f"seeded inputs {seed}", seeded_inputs(net, seed)) for seed in range(SEEDS)
         ]
 
-    def typical(self) -> Sequence[Mapping[str, Array]]:
-        """Inputs like the real ones: those to calibrate with, else generated pictures; none where nothing is known."""
-        if self.calibration or self.preprocessing is None:
-            return self.calibration
-        return _inputs_of(generated_pictures().values(), self.preprocessing)
+    def typical(self, batch: int = 1) -> Sequence[Mapping[str, Array]]:
+        """Inputs like the real ones, each the same item `batch` times: those to calibrate with, else generated pictures;
+        none where nothing is known.
+        """
+        found = self.calibration
+        if not found and self.preprocessing is not None:
+            found = _inputs_of(generated_pictures().values(), self.preprocessing)
+        return [{name: np.repeat(array, batch, axis=0) for name, array in feeds.items()} for feeds in found]
 
     def repeated(self, recording: Recording, net: Net) -> dict[str, Array]:
         """Recorded inputs, item after item again and again until the net's batch is full."""
