@@ -42,8 +42,8 @@ class Evidence:
     """Files among the pictures that are none, and why."""
 
     def cases(self, net: Net, form: Form, recordings: Sequence[Recording]) -> list[Case]:
-        """What a file of reduced precision is run on: the recordings and inputs, and the pictures; without any, generated
-        pictures where it is known how they become inputs, else seeded inputs.
+        """What a file of reduced precision is run on: the recordings and inputs, and the pictures; without any,
+        generated pictures where it is known how they become inputs, else seeded inputs.
 
         A file with preprocessing inside takes the pictures as they are.
         """
@@ -65,8 +65,8 @@ class Evidence:
         ]
 
     def typical(self, batch: int = 1) -> Sequence[Mapping[str, Array]]:
-        """Inputs like the real ones, each the same item `batch` times: those to calibrate with, else generated pictures;
-        none where nothing is known.
+        """Inputs like the real ones, each the same item `batch` times: those to calibrate with, else generated
+        pictures; none where nothing is known.
         """
         found = self.calibration
         if not found and self.preprocessing is not None:
