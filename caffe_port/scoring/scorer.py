@@ -264,6 +264,10 @@ def _installed(backend: str | None, precision: str, model: Classifier) -> str:
     """The backend, or the first that is installed and computes this."""
     if backend is not None and backend not in BACKENDS:
         raise GraphError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    if precision == "int8" and not isinstance(model.model, Net):
+        raise GraphError(
+            f"{model.name} is an ONNX file, computed in what it was written in (convert --int8 writes one in int8)"
+        )
     only_onnxruntime = precision == "int8" or not isinstance(model.model, Net)
     if only_onnxruntime and backend not in (None, "onnxruntime"):
         what = "int8" if precision == "int8" else f"{model.name}, an ONNX file,"

@@ -141,6 +141,9 @@ def test_what_does_not_go_together(net: Net) -> None:
         Scorer(net=net, backend="numpy", precision="int8")
     with pytest.raises(GraphError, match="unknown precision 'int4'; known: float32, int8"):
         Scorer(net=net, precision="int4")  # type: ignore[arg-type]
+    skip_without("onnxruntime")
+    with pytest.raises(GraphError, match="an ONNX file, computed in what it was written in"):
+        Scorer(Scorer(net=net).model.portable(), precision="int8")
     for numbers in ({"threads": 0}, {"batch_size": -1}):
         with pytest.raises(GraphError, match="must be 1 or more"):
             Scorer(net=net, backend="numpy", **numbers)  # type: ignore[arg-type]
