@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -947,7 +948,7 @@ def test_a_reader_that_goes_away(model: tuple[str, str]) -> None:
 
 
 def test_head(model: tuple[str, str]) -> None:
-    command = f"{sys.executable} -m caffe_port.cli inspect {model[0]} --json | head -1"
+    command = f"{shlex.quote(sys.executable)} -m caffe_port.cli inspect {shlex.quote(model[0])} --json | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
 
