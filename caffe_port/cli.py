@@ -783,7 +783,6 @@ def _score_arguments(command: argparse.ArgumentParser) -> None:
     out.add_argument(
         "-o",
         "--output",
-        type=Path,
         metavar="FILE",
         help=".csv, .jsonl, .parquet or .txt; it appears when all is scored (default: print)",
     )
@@ -802,6 +801,57 @@ def _score_arguments(command: argparse.ArgumentParser) -> None:
         help="go on where a run with the same --output stopped; begin if there was none",
     )
     again.add_argument("--retry-errors", action="store_true", help="with --resume: score again what had an error")
+    cluster = command.add_argument_group("on a cluster (docs/spark.md)")
+    cluster.add_argument(
+        "--engine", choices=("local", "spark"), default="local", help="spark: folders, URLs and Parquet in, Parquet out"
+    )
+    cluster.add_argument("--master", metavar="URL", help="of Spark: local[2], yarn, … (default: Spark's configuration)")
+    cluster.add_argument("--conf", action="append", default=[], metavar="KEY=VALUE", help="a setting of Spark; repeat")
+    cluster.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="a column of Parquet to take along; repeat"
+    )
+    cluster.add_argument("--overwrite", action="store_true", help="replace the output, with --engine spark")
+
+
+def _score_spark(args: argparse.Namespace) -> int:
+    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.scoring.classifier import open_classifier
+    from caffe_port.scoring.run import verdict
+    from caffe_port.scoring.spark import score_paths, session
+
+    others = ("rank", "resume", "retry_errors", "null", "workers")
+    refused = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]
+    if refused or args.format not in (None, "parquet") or args.output is None or "-" in args.images:
+        what = ", ".join(refused) or "it needs --output, writes Parquet, and takes no list on standard input"
+        raise GraphError(f"--engine spark: {what}{' are for one machine' if refused else ''}")
+    settings = dict(text.partition("=")[::2] for text in args.conf)
+    options: dict[str, Any] = {"offline": args.offline, "progress": TerminalProgress()}
+    model = args.model
+    if args.weights or args.manifest:
+        model = open_classifier(model, args.weights, args.manifest, **options)
+    with session(args.master, settings) as spark:
+        summary = score_paths(
+            spark,
+            args.images,
+            args.output,
+            model,
+            overwrite=args.overwrite,
+            all_files=args.all,
+            keep=args.keep,
+            backend=args.backend,
+            precision=args.precision,
+            draft=args.draft,
+            batch_size=args.batch_size,
+            top_k=args.top_k,
+            probabilities=args.probabilities,
+            flag=lambda model: verdict(args.threshold, args.threshold_file, model.name),
+            **options,
+        )
+    if not args.quiet:
+        _say(f"{args.output}: {summary}")
+    if summary.failed:
+        _say(f"caffe-port: {summary.failed:,} of {summary.scored + summary.failed:,} images could not be scored")
+    return 0 if summary.ok else 1
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -812,13 +862,19 @@ def _score(args: argparse.Namespace) -> int:
     from caffe_port.scoring.sinks import Columns, FileSink, RankedSink, StreamSink, format_of
     from caffe_port.scoring.sources import Sources
 
-    form = format_of(args.output, args.format)
-    if args.resume and args.output is None:
+    if args.engine == "spark":
+        return _score_spark(args)
+    if args.master or args.conf or args.keep or args.overwrite:
+        raise GraphError("--master, --conf, --keep and --overwrite are for --engine spark")
+    # Not before: of s3a://b a Path would make s3a:/b.
+    output = None if args.output is None else Path(args.output)
+    form = format_of(output, args.format)
+    if args.resume and output is None:
         raise GraphError("--resume goes on with a file: name it with --output")
     if args.retry_errors and not args.resume:
         raise GraphError("--retry-errors is for --resume")
-    if args.resume and FileSink.is_complete(args.output):
-        _say(f"{args.output} is complete: no run to go on with; without --resume it is made anew")
+    if args.resume and FileSink.is_complete(output):
+        _say(f"{output} is complete: no run to go on with; without --resume it is made anew")
         return 0
     sources = Sources(args.images, recursive=args.recursive, all_files=args.all, null=args.null)
     options: dict[str, Any] = {"offline": args.offline, "progress": TerminalProgress()}
@@ -837,7 +893,7 @@ def _score(args: argparse.Namespace) -> int:
         top_k = int(model.score_index is None) if args.top_k is None else args.top_k
         columns = Columns(model.name, model.labels, model.score_index, top_k, args.probabilities, flag)
         sink: FileSink | StreamSink
-        if args.output is not None:
+        if output is not None:
             settings = {
                 "model": model.identity,
                 "backend": scorer.backend,
@@ -848,7 +904,7 @@ def _score(args: argparse.Namespace) -> int:
                 "folder": os.fsencode(Path.cwd()).decode(errors="backslashreplace"),
             }
             sink = FileSink(
-                args.output,
+                output,
                 form,
                 columns,
                 settings=settings,
@@ -861,7 +917,7 @@ def _score(args: argparse.Namespace) -> int:
             sink = (RankedSink if args.rank else StreamSink)(sys.stdout.buffer, form, columns)
         stack.enter_context(sink)
         # Where rows go to the same terminal they are progress enough.
-        seen = args.output is None and not args.rank and sys.stdout.isatty()
+        seen = output is None and not args.rank and sys.stdout.isatty()
         progress = stack.enter_context(Progress(sources, quiet=args.quiet or seen))
         try:
             summary = score_all(

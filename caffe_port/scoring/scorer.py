@@ -99,9 +99,9 @@ class Scorer:
         self._runners: dict[int | None, Runner] = {}
         self._closed = False
         # What is run: as in `model`, or made int8.
-        self._computed = self.model
+        self.computed = self.model
         if precision == "int8" and isinstance(self.model.model, Net):
-            self._computed = _int8(self.model, progress)
+            self.computed = _int8(self.model, progress)
 
     def score(self, image: Source) -> float:
         """The score of one image: a path, the bytes of a file, a binary file object, an image of Pillow, or pixels.
@@ -204,8 +204,8 @@ class Scorer:
             if self._closed:
                 raise GraphError("this Scorer is closed")
             if threads not in self._runners:
-                given = isinstance(self._computed.model, Net)
-                run = _guarded(self._computed.runner(self.backend if given else None, None, threads), self.model.name)
+                given = isinstance(self.computed.model, Net)
+                run = _guarded(self.computed.runner(self.backend if given else None, None, threads), self.model.name)
                 self._runners[threads] = _one_by_one(run) if self.backend == "numpy" else run
             return self._runners[threads]
 

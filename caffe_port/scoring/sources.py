@@ -29,7 +29,7 @@ from typing import IO, BinaryIO, cast
 from caffe_port.errors import DataError, ImageError
 from caffe_port.scoring.items import Item
 
-__all__ = ["ARCHIVE_SUFFIXES", "MAX_FILE_BYTES", "Sources", "image_suffixes"]
+__all__ = ["ARCHIVE_SUFFIXES", "MAX_FILE_BYTES", "Sources", "image_suffixes", "read_file", "too_large"]
 
 MAX_FILE_BYTES = 256 * 2**20
 """A file, or a member of an archive, of more bytes is refused; 50 megapixels without compression take 150 MB."""
@@ -285,7 +285,7 @@ def _in_zip(path: str) -> Generator[_Member, None, None]:
         for info in archive.infolist():
             if info.is_dir():
                 continue
-            obstacle = _too_large(info.file_size)
+            obstacle = too_large(info.file_size)
             if info.flag_bits & 1:
                 obstacle = "encrypted"
             elif info.compress_type not in _ZIP_METHODS:
@@ -314,7 +314,7 @@ def _in_tar(path: str) -> Generator[_Member, None, None]:
             elif not info.isreg():
                 obstacle = "not a file"
             yield _Member(
-                info.name, obstacle or _too_large(info.size), functools.partial(_extracted, archive, info), True
+                info.name, obstacle or too_large(info.size), functools.partial(_extracted, archive, info), True
             )
 
 
@@ -361,7 +361,7 @@ def _is_zip(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-def _too_large(size: int) -> str:
+def too_large(size: int) -> str:
     return f"{size:,} bytes; at most {MAX_FILE_BYTES:,} are read" if size > MAX_FILE_BYTES else ""
 
 
@@ -410,10 +410,10 @@ def _identity(folder: str) -> tuple[int, int] | None:
 
 
 def _reader(name: str) -> Callable[[], bytes]:
-    return functools.partial(_read, name)
+    return functools.partial(read_file, name)
 
 
-def _read(name: str) -> bytes:
+def read_file(name: str) -> bytes:
     """The bytes of a regular file; nothing else is opened. Raises: ImageError."""
     try:
         _check_regular(Path(name).stat())
@@ -422,8 +422,8 @@ def _read(name: str) -> bytes:
         with io.FileIO(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             _check_regular(status)
-            if too_large := _too_large(status.st_size):
-                raise ImageError(too_large)
+            if obstacle := too_large(status.st_size):
+                raise ImageError(obstacle)
             return file.readall()
     except (OSError, ValueError) as error:
         raise ImageError(_reason(error)) from None
