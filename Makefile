@@ -72,7 +72,7 @@ DEPENDS := $(VENV)/.created setup.cfg constraints.txt Makefile
 
 $(VENV)/.convert: EXTRAS := torch,runtime
 $(VENV)/.test: EXTRAS := all,test
-$(VENV)/.develop: EXTRAS := all,test,dev
+$(VENV)/.develop: EXTRAS := all,test,dev,openvino,spark
 
 $(VENV)/.convert $(VENV)/.test $(VENV)/.develop: $(DEPENDS)
 	$(PIP) install -c constraints.txt pip setuptools

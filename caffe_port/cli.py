@@ -873,7 +873,7 @@ def _score(args: argparse.Namespace) -> int:
         raise GraphError("--resume goes on with a file: name it with --output")
     if args.retry_errors and not args.resume:
         raise GraphError("--retry-errors is for --resume")
-    if args.resume and FileSink.is_complete(output):
+    if args.resume and output is not None and FileSink.is_complete(output):
         _say(f"{output} is complete: no run to go on with; without --resume it is made anew")
         return 0
     sources = Sources(args.images, recursive=args.recursive, all_files=args.all, null=args.null)

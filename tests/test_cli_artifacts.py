@@ -163,3 +163,11 @@ def test_calibrate(tmp_path: Path, capsys: Capture) -> None:
     flagged = scores >= threshold["value"]
     assert flagged[labels == 0].mean() <= 0.05 < flagged[labels == 1].mean()
     assert "--cost-fp and --cost-fn go together" in failure(capsys, "calibrate", table, "--cost-fp", "1")
+
+
+def test_options_for_spark_alone(tmp_path: Path, capsys: Capture) -> None:
+    assert "are for --engine spark" in failure(capsys, "score", "--master", "local[1]", tmp_path)
+    line = failure(capsys, "score", "--engine", "spark", tmp_path)
+    assert "it needs --output, writes Parquet" in line
+    line = failure(capsys, "score", "--engine", "spark", "--rank", tmp_path, "-o", tmp_path / "out.parquet")
+    assert "--rank are for one machine" in line

@@ -161,7 +161,8 @@ def score_paths(
             raise
         # What is there, not what was meant to be. Parquet counts without reading the other columns.
         error = functions.col("error")
-        done, failed = spark.read.parquet(_literal(output)).agg(functions.count("*"), functions.count(error)).first()
+        counts = spark.read.parquet(_literal(output)).agg(functions.count("*"), functions.count(error)).collect()
+        done, failed = counts[0]
     return Summary(done - failed, failed, 0, time.monotonic() - started)
 
 
