@@ -145,7 +145,7 @@ def unseen(made: list[Made]) -> str:
         tensors = [tensor_of(image) for image in images]
         error = np.array([abs(int8.score(x) - float_form.score(x)) for x in tensors])
         lines.append(f"{what}: at most {error.max():.1e}, {error.mean():.1e} in the mean")
-    return "int8 on pictures it has not seen: " + "; ".join(lines) + "."
+    return "\n".join(["int8 on pictures it has not seen:", "", *(f"- {line}" for line in lines)])
 
 
 def of_torch(files: list[Path]) -> Callable[[Array], float]:
