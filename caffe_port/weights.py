@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from caffe_port.errors import Problem, Problems, WeightsError
 from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.net import Layer, Net, Weight
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from caffe_port.proto.hdf5 import HDF5Blob
     from caffe_port.proto.wire import BlobData, WeightFile
 
-__all__ = ["StoredLayer", "adopt", "assign", "assign_inline", "stored_layers", "targets_of", "write_hdf5"]
+__all__ = ["StoredLayer", "adopt", "assign", "assign_inline", "same_bits", "stored_layers", "targets_of", "write_hdf5"]
 
 StoredLayer = tuple[str, str, Sequence["BlobData | HDF5Blob | None"]]
 """A layer of a weight file: its name, its type, its learned blobs (of HDF5: None for one that is not there)."""
@@ -38,6 +40,13 @@ def _type_name(layer: Any) -> str:
 def targets_of(net: Net, *, hdf5: bool = False) -> dict[str, Layer]:
     """By name, the layer that takes a file's weights: the first of that name, or the last where the file is HDF5."""
     return {layer.name: layer for layer in (net.layers if hdf5 else reversed(net.layers))}
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether two arrays hold the same values to the last bit, whatever their shapes: -0 is not 0, NaN is itself."""
+    bits = f"u{a.itemsize}"
+    first, second = (np.ascontiguousarray(array).reshape(-1) for array in (a, b))
+    return a.dtype == b.dtype and np.array_equal(first.view(bits), second.view(bits))
 
 
 def write_hdf5(net: Net, path: str | os.PathLike[str]) -> None:

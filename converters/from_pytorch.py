@@ -17,7 +17,7 @@ from caffe_port.layers.base import Array
 from caffe_port.layers.normalization import BatchNorm
 from caffe_port.net import Layer, Net, Weight
 from caffe_port.shapes import format_shape
-from caffe_port.weights import targets_of
+from caffe_port.weights import same_bits, targets_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,7 +207,7 @@ class _Reader:
                 renewed.update({id(owner): _frozen(value, owner) for owner, value in values})
         for key, (_, array) in self.given.items():
             weight = self.weights.get(key)
-            if weight is not None and (weight.data is None or not _same_bits(weight.data.astype(array.dtype), array)):
+            if weight is not None and (weight.data is None or not same_bits(weight.data.astype(array.dtype), array)):
                 renewed[key] = _frozen(array, weight)
         return renewed
 
@@ -218,7 +218,7 @@ def _are_own_statistics(layer: Layer, given: Sequence[Array]) -> bool:
         return False
     for dtype in (np.float32, np.float64):
         own = layer.definition.stored_statistics([np.asarray(weight.data, dtype) for weight in layer.weights])
-        if all(_same_bits(a.astype(np.float32).astype(b.dtype), b) for a, b in zip(own, given, strict=True)):
+        if all(same_bits(a.astype(np.float32).astype(b.dtype), b) for a, b in zip(own, given, strict=True)):
             return True
     return False
 
@@ -243,13 +243,6 @@ def _numbers(value: Any) -> tuple[Array, str]:
 
 
 _NOTHING: Array = np.zeros(0, np.float32)
-
-
-def _same_bits(a: Array, b: Array) -> bool:
-    bits = f"u{a.itemsize}"
-    return a.dtype == b.dtype and np.array_equal(
-        np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).reshape(a.shape).view(bits)
-    )
 
 
 def _frozen(values: Array, weight: Weight) -> Array:

@@ -14,7 +14,7 @@ from caffe_port.layers.normalization import BatchNorm
 from caffe_port.net import Layer, Net, Weight
 from caffe_port.proto import dialects, schema, wire
 from caffe_port.shapes import count
-from caffe_port.weights import stored_layers, targets_of
+from caffe_port.weights import same_bits, stored_layers, targets_of
 
 __all__ = ["to_caffemodel", "write_caffemodel"]
 
@@ -82,14 +82,9 @@ def _changes(file: wire.WeightFile, net: Net) -> dict[tuple[int, int], Array]:
     for weight in net.weights():
         places = copies[id(weight)]
         last = file.blobs[places[-1][0]][places[-1][1]].data
-        if not _same_bits(np.asarray(weight.data, last.dtype).reshape(-1), last):
+        if not same_bits(np.asarray(weight.data, last.dtype).reshape(-1), last):
             changes.update({(i, j): np.asarray(weight.data, file.blobs[i][j].data.dtype) for i, j in places})
     return changes
-
-
-def _same_bits(a: Array, b: Array) -> bool:
-    bits = f"u{a.itemsize}"
-    return np.array_equal(np.ascontiguousarray(a).view(bits), np.ascontiguousarray(b).view(bits))
 
 
 def _fresh(net: Net, name: str) -> list[Any]:

@@ -14,6 +14,7 @@ import caffe_port as cp
 from caffe_port.errors import CaffePortError, GraphError, WeightsError
 from caffe_port.net import Net
 from caffe_port.proto import text, wire
+from caffe_port.weights import same_bits
 
 FC = one_input(2, 3) + (
     'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 5 } }\n'
@@ -445,3 +446,13 @@ def test_a_loaded_net_computes_what_the_weights_say(tmp_path: Path) -> None:
     net, by_hand = cp.load(definition, weights), filled(CONV_NET)
     x = inputs_of(net)
     assert np.array_equal(cp.run(net, x)["prob"], cp.run(by_hand, x)["prob"])
+
+
+def test_the_same_bits() -> None:
+    """-0 is not 0, one NaN is not another, and a value is not that of another precision."""
+    a = np.array([[0.0, 1.5], [np.nan, -2.0]], np.float32)
+    assert same_bits(a, a.reshape(-1)) and same_bits(a.T, np.ascontiguousarray(a.T))
+    other_nan = a.copy()
+    other_nan.view(np.uint32)[1, 0] ^= 1
+    for b in (a * np.float32(-1), other_nan, np.nextafter(a, np.float32(9)), a.astype(np.float64), a[:1]):
+        assert not same_bits(a, b)

@@ -11,6 +11,7 @@ from caffe_port.artifacts.draft import Draft
 from caffe_port.errors import ParityError, Problems
 from caffe_port.net import Net
 from caffe_port.proto.files import sha256_of
+from caffe_port.weights import same_bits, write_hdf5
 
 __all__ = ["write_caffe_weights"]
 
@@ -23,8 +24,6 @@ def write_caffe_weights(net: Net, workshop: Path, name: str, *, hdf5: bool) -> D
     draft = Draft()
     path = workshop / f"{name}.caffemodel{'.h5' if hdf5 else ''}"
     if hdf5:
-        from caffe_port.weights import write_hdf5
-
         write_hdf5(net, path)
     else:
         from caffe_port.converters.to_caffemodel import write_caffemodel
@@ -55,12 +54,8 @@ def _read_back(net: Net, path: Path) -> None:
         for weight, stored in zip(layer.weights, again.weights, strict=True):
             if weight.owner is not None:
                 continue
-            if stored.data is None or not _same_bits(np.asarray(weight.data), np.asarray(stored.data)):
+            # In float64, which holds the values of either file's precision.
+            values = [np.asarray(one.data, np.float64) for one in (weight, stored) if one.data is not None]
+            if len(values) < 2 or not same_bits(*values):
                 problems.add(ParityError, f"learned blob {weight.index} is not read back as it was", layer=layer.name)
     problems.raise_if_any()
-
-
-def _same_bits(
-    a: np.ndarray[tuple[int, ...], np.dtype[np.float64]], b: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-) -> bool:
-    return a.shape == b.shape and np.array_equal(a, b, equal_nan=True) and np.array_equal(np.signbit(a), np.signbit(b))

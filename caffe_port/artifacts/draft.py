@@ -11,9 +11,10 @@ from caffe_port.budget import Runner
 from caffe_port.certificate import Artifact
 from caffe_port.layers.base import Array
 from caffe_port.net import Blob, Layer, Net
+from caffe_port.passes.fold_linear import fold_linear
 from caffe_port.verification import computed_outputs
 
-__all__ = ["DeployedFile", "Draft", "Survivors"]
+__all__ = ["DeployedFile", "Draft", "Survivors", "folded"]
 
 
 @dataclass(slots=True)
@@ -61,6 +62,11 @@ def _as_top(net: Net, top: Blob, output: str | None, values: Mapping[str, Array]
         return None
     value = values[output]
     return value.reshape(top.shape) if value.shape == net.blobs[output].shape else value
+
+
+def folded(net: Net) -> Net:
+    """The net as every writer folds it."""
+    return fold_linear(net).net
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffe_port.artifacts.draft import DeployedFile, Draft, Survivors
+from caffe_port.artifacts.draft import DeployedFile, Draft, Survivors, folded
 from caffe_port.artifacts.form import Form
 from caffe_port.backends import Backend, OnnxBackend, make_session
 from caffe_port.budget import Runner, percent
@@ -143,11 +143,7 @@ def _deviation(
 
 
 def _traced(backend: Backend, form: Form) -> Backend:
-    return Survivors(backend, _folded) if form.folds else backend
-
-
-def _folded(net: Net) -> Net:
-    return fold_linear(net).net
+    return Survivors(backend, folded) if form.folds else backend
 
 
 def _deployed(draft: Draft, form: Form, artifact: str, name: str, run: Runner) -> None:

@@ -12,21 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from caffe_port.artifacts.draft import DeployedFile, Draft, Survivors
+from caffe_port.artifacts.draft import DeployedFile, Draft, Survivors, folded
 from caffe_port.artifacts.form import Form
 from caffe_port.backends import TorchBackend
 from caffe_port.errors import CaffePortError, GraphError
 from caffe_port.layers.base import Array
 from caffe_port.net import Layer, Net
-from caffe_port.passes.fold_linear import fold_linear
 from caffe_port.preprocessing import Preprocessing
 from caffe_port.proto.files import replacing
 
 __all__ = ["write_pytorch", "write_pytorch_source"]
-
-
-def _folded(net: Net) -> Net:
-    return fold_linear(net).net
 
 
 def write_pytorch(net: Net, workshop: Path, name: str, form: Form) -> Draft:
@@ -34,7 +29,7 @@ def write_pytorch(net: Net, workshop: Path, name: str, form: Form) -> Draft:
     from caffe_port.converters.to_pytorch import to_pytorch
 
     draft = Draft()
-    wanted = _folded(net) if form.fold else net
+    wanted = folded(net) if form.fold else net
     module = to_pytorch(wanted)
     import torch
     from safetensors.torch import save
@@ -56,7 +51,7 @@ def write_pytorch(net: Net, workshop: Path, name: str, form: Form) -> Draft:
     draft.add("pytorch program (torch.export)", path, batch="symbolic" if symbolic else "fixed")
     draft.add("pytorch state dict (safetensors)", weights)
     reloaded = _Reloaded(weights)
-    draft.exact.append(Survivors(reloaded, _folded) if form.fold else reloaded)
+    draft.exact.append(Survivors(reloaded, folded) if form.fold else reloaded)
     made: list[Any] = []
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -75,7 +70,7 @@ def write_pytorch_source(net: Net, workshop: Path, name: str, form: Form, prepro
     from caffe_port.converters.to_pytorch_source import to_pytorch_source
 
     draft = Draft()
-    wanted = _folded(net) if form.fold else net
+    wanted = folded(net) if form.fold else net
     written = to_pytorch_source(wanted, name, preprocessing)
     from safetensors.numpy import save
 
