@@ -155,10 +155,12 @@ def test_reduced_precision_is_held_to_its_budget(
             done()
         assert not (tmp_path / "out").exists()
         return
-    (report,) = done().certificate.budgets
+    certificate = done().certificate
+    (report,), (artifact,) = certificate.budgets, certificate.artifacts
     assert report.ok and report.outputs[0].largest > 0
-    size = (tmp_path / "out" / f"small{form.suffix}.onnx").stat().st_size
-    assert size > 0
+    assert artifact.name == f"small{form.suffix}.onnx"
+    precision = "int8" if form.int8 else {"weights": "float16 weights", "all": "float16"}[str(form.half)]
+    assert artifact.details["precision"] == precision
 
 
 def test_int8_needs_something_to_calibrate_with(model: Net, tmp_path: Path) -> None:
