@@ -899,7 +899,9 @@ def test_ctrl_c_during_convert(moment: str, model: tuple[str, str], tmp_path: Pa
     if process.returncode == 0:  # it was done by then
         assert len(list(folder.iterdir())) == 4
         return
-    assert process.returncode == 130, rest
+    # Python itself ends by the signal where it came during an import that runs text (dataclasses do); a shell shows 130
+    # for both.
+    assert process.returncode in (130, -signal.SIGINT), rest
     assert rest.splitlines()[-1] == "caffe-port: interrupted; nothing half-done was left behind"
     assert not folder.exists()
 

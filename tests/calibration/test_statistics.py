@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
@@ -197,6 +197,7 @@ def test_thresholds_hold_with_few_distinct_scores() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(85, 0.5, 0.5)
 @given(st.integers(1, 3000), st.floats(0.0005, 0.5), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_most_errors_is_the_last_that_holds(total: int, target: float, confidence: float) -> None:
     def bound(count: int) -> float:
@@ -205,7 +206,9 @@ def test_most_errors_is_the_last_that_holds(total: int, target: float, confidenc
 
     found = most_errors(total, target, confidence)
     assert found == -1 or bound(found) <= target
-    assert bound(found + 1) > target
+    beyond = bound(found + 1)
+    # A bound that is the target exactly (42 errors of 85 at 0.5) may be rounded to either side.
+    assert beyond > target or beyond == pytest.approx(target, rel=1e-12)
 
 
 def test_a_threshold_for_a_rate_goes_as_far_as_it_can() -> None:

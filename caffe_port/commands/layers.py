@@ -1,0 +1,25 @@
+"""`caffe-port layers`: the layer types that are known."""
+
+from __future__ import annotations
+
+import argparse
+
+from caffe_port.commands.common import json_argument, plugin_argument, print_json
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    plugin_argument(command)
+    json_argument(command)
+
+
+def run(args: argparse.Namespace) -> int:
+    from caffe_port import layer_table
+
+    if args.json:
+        print_json([row.as_json() for row in layer_table.layer_rows()])
+        return 0
+    for line in layer_table.as_text():
+        print(line)
+    return 0
