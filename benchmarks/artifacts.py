@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import readme
 
 from caffe_port import models, recording
 from caffe_port.artifacts.form import Form
@@ -37,7 +38,6 @@ from caffe_port.sources import locate
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "reference_outputs" / "open_nsfw"
-MARKS = "<!-- artifacts: made by benchmarks/artifacts.py -->", "<!-- /artifacts -->"
 
 
 FOLDED, INT8 = "`--to onnx --fold`", "`--to onnx --int8`"
@@ -226,10 +226,7 @@ def main() -> None:
         text = f"{table(made, *measured(made, args.rounds))}\n\n{unseen(made)}"
     print(text)
     if args.write:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(MARKS[0])
-        behind = rest.split(MARKS[1])[1]
-        readme.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{behind}")
+        readme.put("artifacts", text)
 
 
 if __name__ == "__main__":

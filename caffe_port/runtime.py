@@ -13,7 +13,7 @@ from caffe_port.layers.base import Array, RunContext
 from caffe_port.net import Blob, Layer, Net, Weight
 from caffe_port.shapes import Shape, count, format_shape
 
-__all__ = ["check_inputs", "last_uses", "run", "run_layers", "value_of"]
+__all__ = ["check_inputs", "last_uses", "run", "run_layer", "run_layers", "shapes_of_tops", "value_of"]
 
 _NUMBERS = "biuf"
 """NumPy's kinds of dtype that become float32: booleans, integers, floats; no complex numbers, no text."""
@@ -109,36 +109,58 @@ def run_layers(
     for layer in net.layers:
         if layer.definition.is_input:
             tops = [inputs[blob.name] for blob in layer.tops]
-            expected = tuple(blob.shape for blob in layer.tops)
+            _check_values(layer, tops, tuple(blob.shape for blob in layer.tops))
         else:
             bottoms = [value_of(blob, values) for blob in layer.bottoms]
             weights = [_weight(weight, real) for weight in layer.weights]
-            try:
-                expected = _shapes_now(layer, bottoms)
-                context = RunContext(
-                    phase=layer.phase, dtype=real, rng=rng, in_place=layer.is_in_place, top_shapes=expected
-                )
-                tops = layer.definition.forward(context, bottoms, weights)
-            except CaffePortError as error:
-                raise type(error)(f"layer {layer.name!r}: {error}") from error
-            except MemoryError:
-                raise CaffePortError(f"layer {layer.name!r}: not enough memory for this batch") from None
-            if new_weights is not None and context.new_weights:
-                new_weights[layer.name] = context.new_weights
-        checked = 1 if layer.definition.data_dependent else 0
-        for blob, value, shape in zip(layer.tops, tops, expected, strict=True):
-            if value.ndim != len(shape) or value.shape[checked:] != shape[checked:]:
-                raise ShapeError(
-                    f"layer {layer.name!r} ({layer.type}) made {blob.name!r} {format_shape(value.shape)}, "
-                    f"not {format_shape(shape)}: a fault of caffe_port"
-                )
-            values[id(blob)] = value
+            tops, moved = run_layer(layer, bottoms, weights, rng=rng, dtype=real)
+            if new_weights is not None and moved:
+                new_weights[layer.name] = moved
+        values.update((id(blob), value) for blob, value in zip(layer.tops, tops, strict=True))
         yield layer, dict(zip(layer.tops, tops, strict=True))
 
 
-def _shapes_now(layer: Layer, bottoms: Sequence[Array]) -> tuple[Shape, ...]:
-    """The tops' shapes for these bottoms: the net's own, unless a data-dependent layer (Filter) came before."""
-    shapes = [bottom.shape for bottom in bottoms]
+def run_layer(
+    layer: Layer,
+    bottoms: Sequence[Array],
+    weights: Sequence[Array],
+    *,
+    rng: np.random.Generator,
+    dtype: npt.DTypeLike = "float32",
+) -> tuple[list[Array], dict[int, Array]]:
+    """Runs one layer that is no input: its tops' values, and by index the learned blobs that it moved.
+
+    `bottoms` and `weights` are of `dtype`, and are never written to; a top may be a view of a bottom. Bottoms may have
+    other shapes than the layer's own.
+    Raises: ShapeError where they do not fit, and what the layer itself raises, with the layer's name.
+    """
+    try:
+        expected = shapes_of_tops(layer, [bottom.shape for bottom in bottoms])
+        context = RunContext(phase=layer.phase, dtype=dtype, rng=rng, in_place=layer.is_in_place, top_shapes=expected)
+        tops = layer.definition.forward(context, bottoms, weights)
+    except CaffePortError as error:
+        raise type(error)(f"layer {layer.name!r}: {error}") from error
+    except MemoryError:
+        raise CaffePortError(f"layer {layer.name!r}: not enough memory for this batch") from None
+    _check_values(layer, tops, expected)
+    return tops, context.new_weights
+
+
+def _check_values(layer: Layer, tops: Sequence[Array], expected: Sequence[Shape]) -> None:
+    for blob, value, shape in zip(layer.tops, tops, expected, strict=True):
+        if not layer.definition.fits(shape, value.shape):
+            raise ShapeError(
+                f"layer {layer.name!r} ({layer.type}) made {blob.name!r} {format_shape(value.shape)}, "
+                f"not {format_shape(shape)}: a fault of caffe_port"
+            )
+
+
+def shapes_of_tops(layer: Layer, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+    """The tops' shapes for bottoms of these shapes, which may be others than the layer's own.
+
+    Raises: ShapeError where they do not fit the layer or its learned blobs.
+    """
+    shapes = list(bottoms)
     if shapes == [blob.shape for blob in layer.bottoms]:
         return tuple(top.shape for top in layer.tops)
     if [spec.shape for spec in layer.definition.weight_specs(shapes)] != [weight.shape for weight in layer.weights]:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from caffe_port.net import Layer, Net
+from caffe_port.net import Blob, Layer, Net
 from caffe_port.shapes import UNKNOWN, Shape, count, format_shape
 
-__all__ = ["LayerSummary", "NetSummary", "summarize", "to_dot"]
+__all__ = ["LayerSummary", "NetSummary", "peak_activation_bytes", "summarize", "to_dot"]
 
 BYTES = 4
 """Of a float32."""
@@ -120,6 +120,44 @@ def summarize(net: Net) -> NetSummary:
     )
 
 
+def peak_activation_bytes(net: Net) -> int:
+    """The most memory that blobs need at once, in bytes of float32, if each goes as soon as no layer needs it.
+
+    While a layer runs, its bottoms and tops are there, and all that a later layer reads; inputs and outputs of the net
+    are there throughout. A layer that works in place, and the tops of Split, Flatten and Reshape, need no memory of
+    their own. What a layer needs to compute (a convolution's columns) is not counted; Caffe itself keeps every blob,
+    see `NetSummary.activation_bytes`.
+    """
+    home: dict[int, int] = {}
+    """By id of a Blob: the id of the blob whose memory it is in."""
+    size: dict[int, int] = {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+
+    def used(blob: Blob, position: int) -> int:
+        key = home[id(blob.origin)]
+        last[key] = max(last.get(key, 0), position)
+        return key
+
+    for position, layer in enumerate(net.layers):
+        homes = {bottom.name: used(bottom, position) for bottom in layer.bottoms}
+        views = layer.definition.views_bottom(len(layer.bottoms), len(layer.tops))
+        for top in layer.tops:
+            key = homes.get(top.name)
+            if key is None:
+                key = home[id(layer.bottoms[0].origin)] if views else id(top)
+            home[id(top)] = key
+            first.setdefault(key, position)
+            size[key] = max(size.get(key, 0), BYTES * count(top.shape))
+            last[key] = max(last.get(key, 0), position)
+    end = len(net.layers) - 1
+    for blob in net.input_blobs:
+        first[used(blob, end)] = 0
+    for blob in net.output_blobs:
+        used(blob, end)
+    return max((sum(size[key] for key in size if first[key] <= i <= last[key]) for i in range(end + 1)), default=0)
+
+
 def _summary(layer: Layer) -> LayerSummary:
     return LayerSummary(
         index=layer.index,
@@ -134,11 +172,14 @@ def _summary(layer: Layer) -> LayerSummary:
     )
 
 
-def to_dot(net: Net) -> str:
-    """The net as a Graphviz graph: a box a layer, an edge a blob; layers in place stand in the box of their blob."""
+def to_dot(net: Net, *, rankdir: str = "TB", label_edges: bool = True) -> str:
+    """The net as a Graphviz graph: a box a layer, an edge a blob; layers in place stand in the box of their blob.
+
+    `rankdir`: where it grows to, TB, BT, LR or RL. `label_edges`: whether edges say their blobs' shapes.
+    """
     lines = [
         "digraph net {",
-        "  rankdir=TB;",
+        f"  rankdir={rankdir};",
         '  node [shape=box, style="rounded,filled", fillcolor="#f4f6fa", fontname="Helvetica", fontsize=10];',
         '  edge [fontname="Helvetica", fontsize=8, color="#667788"];',
     ]
@@ -156,7 +197,8 @@ def to_dot(net: Net) -> str:
             rows[box] = []
             for blob in layer.bottoms:
                 source = box_of[id(blob.origin)]
-                edges.append(f"  {source} -> {box} [label={_quoted(format_shape(blob.shape))}];")
+                label = f" [label={_quoted(format_shape(blob.shape))}]" if label_edges else ""
+                edges.append(f"  {source} -> {box}{label};")
         rows[box].append(f"{layer.name}  ({layer.type})")
         box_of.update({id(top): box for top in layer.tops})
     lines += [f"  {box} [label={_quoted(chr(10).join(text))}];" for box, text in rows.items()]

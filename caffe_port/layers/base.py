@@ -82,6 +82,10 @@ class Params:
         self._seen.add(name)
         return bool(self._message.HasField(name))
 
+    def fork_has(self, name: str) -> bool:
+        """Whether a field that forks added is set; a message of upstream's schema does not know it."""
+        return name in self._message.DESCRIPTOR.fields_by_name and self.has(name)
+
     def integer(self, name: str) -> int:
         return int(self._get(name))
 
@@ -180,9 +184,13 @@ class LayerSpec:
         return name in self.read and (not rest or self.read[name].has_read(rest))
 
     def params(self, name: str) -> Params:
-        """A parameter message of the layer (`convolution_param`); its defaults if it is not set."""
+        """A parameter message of the layer (`convolution_param`); its defaults if it is not set.
+
+        A fork's is there too where the layer's own message, which is upstream's, has no such field.
+        """
         if name not in self.read:
-            self.read[name] = Params(getattr(self.message, name))
+            here = name in self.message.DESCRIPTOR.fields_by_name
+            self.read[name] = Params(getattr(self.message if here else dialects.union_message("LayerParameter"), name))
         return self.read[name]
 
 
@@ -226,7 +234,9 @@ class LayerDef:
     same_count: ClassVar[bool] = False
     """Needs as many tops as bottoms."""
     data_dependent: ClassVar[bool] = False
-    """Axis 0 of the tops depends on the bottoms' values (Filter); `top_shapes` gives the size that it can reach."""
+    """Axis `free_axis` of the tops depends on the bottoms' values (Filter); `top_shapes` gives the size that it can
+    reach, or 1 where that is not known (DetectionOutput)."""
+    free_axis: ClassVar[int] = 0
     frozen_weights: ClassVar[bool] = False
     """Learned blobs are computed, never learned: their lr_mult must be 0 (BatchNorm)."""
 
@@ -234,6 +244,16 @@ class LayerDef:
     def parse(cls, spec: LayerSpec) -> Self:
         """Reads the parameters. Raises UnsupportedParameter (or a sibling) for what Caffe refuses."""
         return cls()
+
+    @classmethod
+    def fits(cls, wanted: Shape, found: Shape) -> bool:
+        """Whether a top of the shape `found` is one of the shape `wanted`: equal but for a free axis."""
+        if not cls.data_dependent:
+            return tuple(wanted) == tuple(found)
+        if len(wanted) != len(found):
+            return False
+        pairs = enumerate(zip(wanted, found, strict=True))
+        return all(a == b for axis, (a, b) in pairs if axis != cls.free_axis)
 
     def declared_shapes(self, num_tops: int) -> list[Shape | None]:
         """For an input layer: the shapes the prototxt gives its tops; None where it does not say."""

@@ -6,11 +6,11 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from caffe_port.shapes import Shape, count, legacy_dim
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PythonBlob", "PythonLayer", "allowing_python_layers"]
+__all__ = ["PythonBlob", "PythonLayer", "PythonMaker", "allowing_python_layers", "making_python_layers"]
 
 _allowed: ContextVar[bool] = ContextVar("allow_python_layers", default=False)
 
@@ -35,6 +35,22 @@ def allowing_python_layers(allowed: bool) -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+PythonMaker = Callable[[type[Any], "LayerSpec"], "PythonLayer"]
+"""Makes the declaration of one Python layer from its class and its layer in the prototxt."""
+
+_maker: ContextVar[PythonMaker | None] = ContextVar("python_layer_maker", default=None)
+
+
+@contextmanager
+def making_python_layers(maker: PythonMaker) -> Iterator[None]:
+    """Lets `maker` declare the Python layers of nets built in the block, where they are allowed."""
+    token = _maker.set(maker)
+    try:
+        yield
+    finally:
+        _maker.reset(token)
 
 
 class PythonBlob:
@@ -113,6 +129,9 @@ class PythonLayer(LayerDef):
                 f"runs the class {name!r} of the Python module {module!r}, which is code that the net chose; if you "
                 "trust it: --allow-python-layers (allow_python_layers=True)"
             )
+        maker = _maker.get()
+        if maker is not None:
+            return cast("Self", maker(_found(module, name), spec))
         return cls(_found(module, name), params.text("param_str"), spec.phase, spec.num_tops)
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
