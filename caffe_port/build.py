@@ -154,7 +154,7 @@ def _plan(
     phase = "TRAIN" if message.HasField("phase") and message.phase == 0 else "TEST"
     if not message.HasField("phase"):
         phase = net_phase
-    definition_class = registry.find_layer(message.type)
+    definition_class = _declared(message)
     definition: LayerDef | None = None
     if definition_class is None:
         nearest = registry.nearest_types(message.type)
@@ -227,6 +227,16 @@ def _plan(
         has_blobs=bool(message.blobs),
         message=message,
     )
+
+
+def _declared(message: Any) -> type[LayerDef] | None:
+    """The declaration of a layer: a Python layer whose class somebody declared needs no Python (`module.class`)."""
+    if message.type == "Python":
+        python = message.python_param
+        known = registry.find_layer(f"{python.module}.{python.layer}")
+        if known is not None:
+            return known
+    return registry.find_layer(message.type)
 
 
 def _report_unread(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from caffe_port import build
+from caffe_port.alignment import align
 from caffe_port.errors import GraphError, Location, Problem, Problems, UnsupportedParameter, WeightsError
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.layers.python import allowing_python_layers
@@ -35,6 +36,7 @@ def load(
     refuse_unused_weights: bool = False,
     allow_unknown: bool = False,
     allow_python_layers: bool = False,
+    dialect: str | None = None,
 ) -> Net:
     """Reads a net and its weights.
 
@@ -52,7 +54,8 @@ def load(
     - `allow_python_layers`: import and run the classes that Python layers name; only for nets that are trusted.
 
     A prototxt may be in any dialect of Caffe that is known (see `caffe_port.proto.dialects`); the net's `dialects` say
-    which it uses.
+    which it uses. Where forks mean different things by the same words the fields of the net tell which is meant, or
+    `dialect` does: a repository, a name, or a part of one; the net's notes say what was decided.
 
     A caffemodel holds the net that was saved, usually the one that was trained: its state rules have already been
     applied and are not applied again, and its layers' saved phase gives way to `phase`. Its data layers become inputs.
@@ -82,7 +85,8 @@ def load(
     beside = _fields_of_forks(upgraded.net, definition)
     if not allow_unknown:
         beside.raise_if_any()
-    with allowing_python_layers(allow_python_layers):
+    with allowing_python_layers(allow_python_layers), dialects.speaking(upgraded.net, dialect) as speech:
+        layers = align(layers)
         net, source_index = build.build(
             layers, name=upgraded.net.name, state=state, input_shapes=input_shapes, allow_unknown=allow_unknown
         )
@@ -93,8 +97,14 @@ def load(
         net,
         sources=(Source("definition", definition),),
         upgrades=tuple(upgraded.steps),
-        dialects=dialects.detect(upgraded.net),
-        notes=(*upgraded.warnings, *beside, *net.notes, *_batch_statistics_notes(net)),
+        dialects=speech.dialects,
+        notes=(
+            *upgraded.warnings,
+            *beside,
+            *(Problem(UnsupportedParameter, text) for text in speech.notes),
+            *net.notes,
+            *_batch_statistics_notes(net),
+        ),
     )
     inline = {
         layer.index: [_blob_data(blob) for blob in layers[index].message.blobs]

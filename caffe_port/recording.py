@@ -170,9 +170,11 @@ def available(name: str) -> list[Path]:
     return sorted(Path(str(entry)) for entry in root.joinpath(name).iterdir() if entry.name.endswith(".npz"))
 
 
-def layer_cases() -> Path | None:
-    """The zip file of layer cases beside the shipped recordings; None in an installation that leaves it out."""
-    entry = importlib.resources.files("caffe_port.reference_outputs").joinpath("layers.zip")
+def layer_cases(name: str = "layers") -> Path | None:
+    """A zip file of layer cases beside the shipped recordings, `layers` or `fork_layers`; None in an installation that
+    leaves it out.
+    """
+    entry = importlib.resources.files("caffe_port.reference_outputs").joinpath(f"{name}.zip")
     return Path(str(entry)) if entry.is_file() else None
 
 

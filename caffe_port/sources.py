@@ -37,6 +37,7 @@ class ModelFiles:
         refuse_unused_weights: bool = False,
         allow_unknown: bool = False,
         allow_python_layers: bool = False,
+        dialect: str | None = None,
     ) -> Net:
         """The net. See `caffe_port.loading.load`."""
         return load(
@@ -49,6 +50,7 @@ class ModelFiles:
             allow_missing_weights=allow_missing_weights,
             refuse_unused_weights=refuse_unused_weights,
             allow_unknown=allow_unknown,
+            dialect=dialect,
             allow_python_layers=allow_python_layers,
         )
 

@@ -8,8 +8,11 @@ forks a net is written for is then told by the fields it uses.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,28 +21,51 @@ from google.protobuf import descriptor_pb2, message_factory, unknown_fields
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from caffe_port.errors import UnsupportedParameter
 from caffe_port.proto import schema
 from caffe_port.proto.schema import PACKAGE, Message
 
 __all__ = [
     "FIRST_NUMBER",
     "Dialect",
+    "Meaning",
+    "Speech",
     "detect",
+    "find_dialect",
     "foreign_fields",
     "fork_paths",
     "forks_of",
     "forks_of_number",
     "forks_of_type",
     "is_union",
+    "meaning",
     "named",
+    "speaking",
     "union_descriptor",
     "union_message",
+    "v2_type",
 ]
 
 FIRST_NUMBER = 30000
 """Fields and enum values from here on are a fork's. The numbers are invented: nothing is ever written with them."""
 
 _MOST_NAMED = 3
+
+_V2_TYPES = {
+    "CLIP": "Clip",
+    "DEPTHWISECONVOLUTION": "DepthwiseConvolution",
+    "DETECTIONOUTPUT": "DetectionOutput",
+    "IMAGE_SEG_DATA": "ImageSegData",
+    "INTERP": "Interp",
+    "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield",
+    "NORMALIZE": "Normalize",
+    "PADDING": "Padding",
+    "PRIORBOX": "PriorBox",
+    "RELU6": "ReLU6",
+    "ROIPOOLING": "ROIPooling",
+    "UNPOOLING": "Unpooling",
+}
+"""The V1 names of forks' layer types of which the V2 name is known: the fork's own, or that of the fork it became."""
 
 _P = descriptor_pb2.FieldDescriptorProto
 
@@ -160,18 +186,22 @@ def _of_value(field: FieldDescriptor, number: int) -> tuple[str, list[int]]:
 _Tell = tuple[str, list[int]]
 
 
-def _walk(message: Any, path: str) -> Iterator[_Tell]:
-    """The path of everything in a message that is a fork's alone, and the forks that have it."""
+def _walk(message: Any, path: str, deep: bool = False) -> Iterator[_Tell]:
+    """The path of everything in a message that is a fork's alone, and the forks that have it.
+
+    `deep`: what is in a field that is a fork's too.
+    """
     for field, value in message.ListFields():
         repeated = schema.is_repeated(field)
         here = f"{path}{field.name}"
         if field.number >= FIRST_NUMBER:
             yield here, _of_field(message.DESCRIPTOR.name, field.name)
-            continue
+            if not deep:
+                continue
         for index, one in enumerate(value if repeated else (value,)):
             if field.message_type is not None:
-                yield from _walk(one, f"{here}[{index}]." if repeated else f"{here}.")
-            elif field.enum_type is not None:
+                yield from _walk(one, f"{here}[{index}]." if repeated else f"{here}.", deep)
+            elif field.enum_type is not None and field.number < FIRST_NUMBER:
                 name, forks = _of_value(field, one)
                 if forks:
                     yield f"{here}: {name}", forks
@@ -255,3 +285,106 @@ def _short(path: str) -> str:
     """A path without the layer it is in: layer[3].pooling_param.ceil_mode → pooling_param.ceil_mode."""
     head, dot, rest = path.partition(".")
     return rest if dot and head.partition("[")[0] in ("layer", "layers") else path
+
+
+def v2_type(v1_type: str) -> str:
+    """The V2 name of a fork's V1 layer type (`INTERP` → `Interp`); the name itself where none is known."""
+    return _V2_TYPES.get(v1_type, v1_type)
+
+
+# Where forks mean different things by the same words
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What some forks understand by something that others understand otherwise: in words, and by repository who."""
+
+    says: str
+    repositories: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Speech:
+    """What a net is read in: the dialects its fields tell, or first the one that was asked for.
+
+    `tells` has the repositories of the forks that have each field or value of the net that is not upstream's; `notes`
+    is what was decided.
+    """
+
+    dialects: tuple[Dialect, ...] = ()
+    asked: bool = False
+    tells: tuple[frozenset[str], ...] = ()
+    notes: dict[str, None] = dataclass_field(default_factory=dict)
+
+    def says(self, own: Meaning) -> int:
+        """How much of what the net tells is of one fork that means this."""
+        return max(sum(one in tell for tell in self.tells) for one in own.repositories)
+
+
+_speech: ContextVar[Speech | None] = ContextVar("dialects", default=None)
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect of a name, a repository, or a part of either that only one has.
+
+    Raises: UnsupportedParameter with those that would do, or all of them.
+    """
+    wanted = name.casefold()
+    both = [(dialect, (dialect.name.casefold(), dialect.repository.casefold())) for dialect in _dialects()]
+    exact = [dialect for dialect, names in both if wanted in names]
+    found = exact or [dialect for dialect, names in both if any(wanted in one for one in names)]
+    if len(found) == 1:
+        return found[0]
+    ones = found or _dialects()
+    many = "is part of several names" if found else "is none that is known"
+    known = "; ".join(f"{one.name} = {one.repository}" for one in ones)
+    raise UnsupportedParameter(f"dialect {name!r} {many}: {known}")
+
+
+@contextmanager
+def speaking(message: Any, asked: str | None = None) -> Iterator[Speech]:
+    """Lets layers that are read in the block know what the net's fields tell, and the dialect that was asked for.
+
+    Raises: UnsupportedParameter for a dialect that is not known.
+    """
+    found = detect(message)
+    tells = {_short(path): forks for path, forks in _walk(message, "", deep=True)} if is_union(message) else {}
+    repositories = [frozenset(_dialects()[index].repository for index in forks) for forks in tells.values()]
+    speech = Speech(found, tells=tuple(repositories))
+    if asked is not None:
+        chosen = find_dialect(asked)
+        others = tuple(one for one in found if one.repository != chosen.repository)
+        speech.dialects = (Dialect(chosen.name, chosen.repository, ("asked for",)), *others)
+        speech.asked = True
+    token = _speech.set(speech)
+    try:
+        yield speech
+    finally:
+        _speech.reset(token)
+
+
+def meaning(what: str, meanings: Mapping[str, Meaning], default: str | None = None) -> str:
+    """Which of several meanings `what` has in the net that is being read: a key of `meanings`.
+
+    The dialect asked for decides, else what most of the net's fields tell, else `default`. Unless it was asked for,
+    what was decided is noted, with the other meanings. Raises: UnsupportedParameter where nothing decides.
+    """
+    speech = _speech.get() or Speech()
+    each = {key: f"{own.says} ({own.repositories[0]})" for key, own in meanings.items()}
+    if speech.asked:
+        wanted = speech.dialects[0].repository
+        for key, own in meanings.items():
+            if wanted in own.repositories:
+                return key
+    strength = {key: speech.says(own) for key, own in meanings.items()}
+    strongest = [key for key, value in strength.items() if value == max(strength.values())]
+    chosen = strongest[0] if len(strongest) == 1 else default
+    if chosen is None:
+        raise UnsupportedParameter(
+            f"{what} means different things to forks: {'; or '.join(each.values())}. Nothing in the net tells which; "
+            "say so: --dialect REPOSITORY (dialect=)"
+        )
+    others = "; ".join(text for key, text in each.items() if key != chosen)
+    note = f"{what} is read as {each[chosen]}; another fork reads it otherwise: {others}. --dialect says which"
+    speech.notes[note] = None
+    return chosen

@@ -383,8 +383,8 @@ class _Upgrade:
         unknown = _unknown(old)
         if old.HasField("type"):
             name = _enum_name(old, "type")
-            # A fork's type keeps its V1 name: what the fork called it in V2 no schema tells.
-            new.type = _V1_TYPES.get(name, name)
+            # A fork's type whose V2 name is not known keeps its V1 name.
+            new.type = _V1_TYPES.get(name) or dialects.v2_type(name)
         else:
             # A closed enum: protobuf puts a number that it does not know aside.
             types = [value for number, value in unknown if number == 5]

@@ -2,10 +2,10 @@
 
     python reference_outputs/pack.py RECORDINGS [--into FOLDER]
 
-RECORDINGS has open_nsfw/ (scores.json, SOURCES.txt, images/, *.npz), nets/ (*.npz, ms_ctc.prototxt) and layers/ (a
-folder for each case). No number is changed: images and texts are copied, the arrays of a recording are packed again at
-the highest level, in their order, and all layer cases go into one zip file with their files as they are. The same
-recordings give the same files, byte for byte, with the same zlib.
+RECORDINGS has open_nsfw/ (scores.json, SOURCES.txt, images/, *.npz), nets/ (*.npz, ms_ctc.prototxt), layers/ and
+fork_layers/ (a folder for each case). No number is changed: images and texts are copied, the arrays of a recording are
+packed again at the highest level, in their order, and the layer cases of a folder go into one zip file with their files
+as they are. The same recordings give the same files, byte for byte, with the same zlib.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ def pack(recordings: Path, into: Path) -> list[Path]:
     plain.append(recordings / "nets" / "ms_ctc.prototxt")
     for file in plain:
         packed[file.relative_to(recordings).as_posix()] = file.read_bytes()
-    for folder in ("open_nsfw", "nets"):
-        for file in (recordings / folder).glob("*.npz"):
+    for source in ("open_nsfw", "nets"):
+        for file in (recordings / source).glob("*.npz"):
             packed[file.relative_to(recordings).as_posix()] = _repacked(file)
-    layers = recordings / "layers"
-    cases = sorted((file.relative_to(layers).as_posix(), file) for file in layers.glob("*/*") if file.is_file())
-    packed["layers.zip"] = zip_bytes((name, file.read_bytes()) for name, file in cases)
+    for name in ("layers", "fork_layers"):
+        folder = recordings / name
+        cases = sorted((file.relative_to(folder).as_posix(), file) for file in folder.glob("*/*") if file.is_file())
+        packed[f"{name}.zip"] = zip_bytes((case, file.read_bytes()) for case, file in cases)
     for name, content in packed.items():
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)

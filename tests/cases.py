@@ -25,6 +25,14 @@ def all_cases() -> dict[str, LayerCase]:
 
 
 @functools.cache
+def fork_cases() -> dict[str, LayerCase]:
+    """The cases of forks' layers by name."""
+    path = layer_cases("fork_layers")
+    assert path is not None, "reference_outputs/fork_layers.zip is not there"
+    return {case.name: case for case in read_layer_cases(path)}
+
+
+@functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
     """Where the cases are unpacked; goes away with the process."""
     return tempfile.TemporaryDirectory(prefix="caffe_port_cases_")

@@ -3,9 +3,9 @@
 
 usage: check_conformance.py [--backend numpy|torch|onnx]… [--verbose] FOLDER
 
-FOLDER has `score.py`, whose `run_case` does the comparing, and the cases in `layers/`. conformance_exceptions.txt
-beside this file says which cases are known to disagree, and why. A case that disagrees and is not listed is a failure,
-and so are a listed one that agrees, and a line of the list that fits no case.
+FOLDER has `score.py`, whose `run_case` does the comparing, and the cases in `layers/` and `fork_layers/`.
+conformance_exceptions.txt beside this file says which cases are known to disagree, and why. A case that disagrees and
+is not listed is a failure, and so are a listed one that agrees, and a line of the list that fits no case.
 """
 
 from __future__ import annotations
@@ -80,9 +80,12 @@ def check(folder: Path, backends: tuple[str, ...], verbose: bool) -> int:
     """Runs all cases; returns how many failures there are, each of which is printed."""
     score = load_score(folder / "score.py")
     exceptions = read_exceptions(EXCEPTIONS)
-    cases = sorted(entry.parent for entry in (folder / "layers").glob("*/case.json"))
-    if not cases:
-        raise SystemExit(f"{folder}/layers: no case in it")
+    cases = []
+    for kind in ("layers", "fork_layers"):
+        found = sorted(entry.parent for entry in (folder / kind).glob("*/case.json"))
+        if not found:
+            raise SystemExit(f"{folder / kind}: no case in it")
+        cases += found
     failures = 0
     used: set[int] = set()
     stale: dict[int, list[str]] = {}

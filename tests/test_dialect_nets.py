@@ -215,9 +215,9 @@ def test_a_forks_field_deep_in_a_binary_net_is_found(tmp_path: Path) -> None:
 
 def test_a_caffemodel_alone_with_a_forks_type(tmp_path: Path) -> None:
     message, _ = text.parse(CONV_NET)
-    message.layer[2].type = "PriorBox"
+    message.layer[2].type = "MnActivation"
     wire.write(tmp_path / "w.caffemodel", message, [[] for _ in message.layer])
-    with pytest.raises(UnsupportedLayer, match=r"unknown layer type 'PriorBox' \(it may be of SSD"):
+    with pytest.raises(UnsupportedLayer, match=r"unknown layer type 'MnActivation' \(it may be of BVLC intel"):
         cp.load(tmp_path / "w.caffemodel", allow_missing_weights=True)
 
 

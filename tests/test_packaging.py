@@ -33,6 +33,7 @@ HEAVY = ("google.protobuf", "h5py", "lmdb", "numpy", "onnx", "onnxruntime", "PIL
 # What lies in the package folders and is not installed: it is for whoever has the sources.
 NOT_INSTALLED = (
     "caffe_port/reference_outputs/README.md",
+    "caffe_port/reference_outputs/fork_layers.zip",
     "caffe_port/reference_outputs/layers.zip",
     "caffe_port/reference_outputs/nets/",
     "caffe_port/reference_outputs/open_nsfw/images/",

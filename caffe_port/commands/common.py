@@ -68,6 +68,9 @@ def model_arguments(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run Python classes that the net names; only if trusted",
     )
+    command.add_argument(
+        "--dialect", metavar="REPOSITORY", help="the fork of Caffe it was written for, where the net does not tell"
+    )
     command.add_argument("--allow-missing-weights", action="store_true", help="let layers have no weights")
     plugin_argument(command)
     offline_argument(command)
@@ -94,6 +97,7 @@ def read(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool = F
         allow_python_layers=args.allow_python_layers,
         refuse_unused_weights=args.refuse_unused_weights,
         allow_unknown=allow_unknown,
+        dialect=args.dialect,
     )
 
 

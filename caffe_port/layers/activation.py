@@ -24,6 +24,7 @@ __all__ = [
     "Clip",
     "Dropout",
     "Exp",
+    "ForkDropout",
     "Log",
     "Neuron",
     "PReLU",
@@ -89,9 +90,14 @@ class Dropout(Neuron):
 
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
-        ratio = spec.params("dropout_param").real("dropout_ratio")
+        params = spec.params("dropout_param")
+        ratio = params.real("dropout_ratio")
         if not 0 < ratio < 1:
             raise refuse(f"dropout_ratio must be between 0 and 1, it is {ratio:g}")
+        scales = not params.fork_has("scale_train") or params.flag("scale_train")
+        samples = params.fork_has("sample_weights_test") and params.flag("sample_weights_test")
+        if not scales or (samples and spec.phase == "TEST"):
+            return ForkDropout(ratio, samples or spec.phase != "TEST", scales)  # type: ignore[return-value]
         return cls(ratio)
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
@@ -100,6 +106,35 @@ class Dropout(Neuron):
             return [x]
         kept = ctx.rng.random(x.shape) >= self.ratio
         return [x * kept * x.dtype.type(1 / (1 - self.ratio))]
+
+
+@dataclass(frozen=True, slots=True)
+class ForkDropout(Neuron):
+    """Dropout as forks change it: a definition of its own, so that nobody takes it for nothing in TEST.
+
+    With scale_train false what is kept is not scaled, and TEST multiplies with 1 - ratio; with sample_weights_test TEST
+    drops as TRAIN does.
+    Shapes: any. Source: rbgirshick/caffe-fast-rcnn (scale_train), alexgkendall/caffe-segnet (sample_weights_test):
+    dropout_layer.cpp.
+    """
+
+    type = "Dropout"
+
+    ratio: float
+    drops: bool
+    scales: bool
+
+    @property
+    def factor(self) -> float:
+        """What the values, or those that are kept, are multiplied with."""
+        if self.drops:
+            return 1 / (1 - self.ratio) if self.scales else 1.0
+        return 1.0 if self.scales else 1 - self.ratio
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        (x,) = bottoms
+        top = x * x.dtype.type(self.factor)
+        return [top * (ctx.rng.random(x.shape) >= self.ratio) if self.drops else top]
 
 
 @layer("Power")

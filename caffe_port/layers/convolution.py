@@ -120,6 +120,13 @@ class WindowParams:
         stride = _spread(self.params, "stride", axes, 1, ("stride_h", "stride_w"))
         pad = _spread(self.params, "pad", axes, 0, ("pad_h", "pad_w"))
         dilation = _spread(self.params, "dilation", axes, 1, None)
+        if any(self.params.fork_has(name) for name in ("hole", "hole_h", "hole_w")):
+            # What DeepLab called the dilation before upstream had it.
+            if self.params.integers("dilation") or axes != 2:
+                raise refuse("hole is for 2 spatial axes, and stands for dilation: give one of them")
+            hole = self.params.integer("hole")
+            pair = (self.params.integer(name) if self.params.has(name) else hole for name in ("hole_h", "hole_w"))
+            dilation = tuple(pair)
         for name, values in (("kernel_size", kernel), ("stride", stride), ("dilation", dilation)):
             if any(value <= 0 for value in values):
                 # Caffe divides by a stride of 0 (given stride_h alone, stride_w stays 0) and crashes.
@@ -131,7 +138,7 @@ class WindowParams:
         self.params.inert(
             "kernel_size", "kernel_h", "kernel_w", "stride", "stride_h", "stride_w", "pad", "pad_h", "pad_w", "dilation"
         )
-        self.params.inert("engine", "force_nd_im2col")
+        self.params.inert("engine", "force_nd_im2col", "hole", "hole_h", "hole_w")
 
 
 def window_view(padded: Array, window: Window, output: Shape) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from caffe_port.shapes import Shape, count, format_shape, legacy_dim
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LRN", "MVN", "BatchNorm"]
+__all__ = ["LRN", "MVN", "BatchNorm", "ScaledBatchNorm"]
 
 
 @layer("LRN")
@@ -102,6 +102,8 @@ class BatchNorm(LayerDef):
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("batch_norm_param")
+        if params.fork_has("scale_bias") or params.fork_has("scale_filler") or params.fork_has("bias_filler"):
+            return ScaledBatchNorm.parse(spec)  # type: ignore[return-value]
         given = params.has("use_global_stats")
         return cls(
             use_global_stats=params.flag("use_global_stats") if given else spec.phase == "TEST",
@@ -120,9 +122,7 @@ class BatchNorm(LayerDef):
 
     def stored_statistics(self, weights: Sequence[Array]) -> tuple[Array, Array]:
         """Mean and variance (C,) the stored blobs stand for, in their own dtype."""
-        factor = weights[2].reshape(-1)[0]
-        scale = factor.dtype.type(0) if factor == 0 else 1 / factor
-        return weights[0] * scale, weights[1] * scale
+        return stored_statistics(weights)
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
         (x,) = bottoms
@@ -145,6 +145,81 @@ class BatchNorm(LayerDef):
         ctx.new_weights[0] = weights[0] * fraction + mean
         ctx.new_weights[1] = weights[1] * fraction + variance * unbiased
         ctx.new_weights[2] = weights[2] * fraction + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledBatchNorm(LayerDef):
+    """BatchNorm with scale and bias of its own, as NVIDIA's fork has it: a definition of its own beside upstream's.
+
+    y = (x - mean) / sqrt(var + eps) * scale + bias, eps at least 1e-5. In TEST mean and var are the stored ones (blob /
+    factor, as upstream's: the fork divides old files so when it loads them); in TRAIN the batch's, with biased
+    variance, and the stored blobs move: blob * fraction + statistic * (1 - fraction). scale_filler or bias_filler alone
+    say scale_bias too. Without scale_bias there are three blobs, as upstream's, and no scale and bias.
+    Shapes: bottom (N, C, …) → top the same. Weights: mean, variance (C,), factor (1,), scale, bias (C,).
+    Raises: ShapeError for a bottom of fewer than 2 axes.
+    Source: NVIDIA/caffe, batch_norm_layer.cpp.
+    """
+
+    type = "BatchNorm"
+    in_place = "ok"
+
+    uses_batch: bool
+    scale_bias: bool
+    fraction: float
+    eps: float
+    scale_filler: Any
+    bias_filler: Any
+
+    @classmethod
+    def parse(cls, spec: LayerSpec) -> Self:
+        params = spec.params("batch_norm_param")
+        # The phase alone decides there, and the engine is a matter of speed.
+        params.inert("use_global_stats", "engine")
+        fillers = [params.raw(name) if params.fork_has(name) else None for name in ("scale_filler", "bias_filler")]
+        return cls(
+            uses_batch=spec.phase != "TEST",
+            scale_bias=(params.fork_has("scale_bias") and params.flag("scale_bias")) or fillers != [None, None],
+            fraction=params.real("moving_average_fraction"),
+            eps=max(params.real("eps"), 1e-5),
+            scale_filler=fillers[0],
+            bias_filler=fillers[1],
+        )
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) < 2:
+            raise ShapeError(f"BatchNorm needs a bottom of at least 2 axes, it has {len(bottoms[0])}")
+        return [bottoms[0]]
+
+    def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
+        channels = (bottoms[0][1],)
+        specs = [WeightSpec(channels), WeightSpec(channels), WeightSpec((1,), default_fill=1.0)]
+        if self.scale_bias:
+            specs += [WeightSpec(channels, self.scale_filler, 1.0), WeightSpec(channels, self.bias_filler)]
+        return specs
+
+    def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        (x,) = bottoms
+        column = (1, -1, *[1] * (x.ndim - 2))
+        if self.uses_batch:
+            axes = (0, *range(2, x.ndim))
+            mean = x.mean(axis=axes, dtype=x.dtype)
+            variance = np.square(x - mean.reshape(column)).mean(axis=axes, dtype=x.dtype)
+            keep = x.dtype.type(self.fraction)
+            ctx.new_weights[0] = weights[0] * keep + mean * (1 - keep)
+            ctx.new_weights[1] = weights[1] * keep + variance * (1 - keep)
+        else:
+            mean, variance = stored_statistics(weights)
+        top = (x - mean.reshape(column)) / np.sqrt(variance + x.dtype.type(self.eps)).reshape(column)
+        if self.scale_bias:
+            top = top * weights[3].reshape(column) + weights[4].reshape(column)
+        return [top]
+
+
+def stored_statistics(weights: Sequence[Array]) -> tuple[Array, Array]:
+    """Mean and variance (C,) that BatchNorm's stored blobs stand for, in their own dtype; a factor of 0 gives zeros."""
+    factor = weights[2].reshape(-1)[0]
+    scale = factor.dtype.type(0) if factor == 0 else 1 / factor
+    return weights[0] * scale, weights[1] * scale
 
 
 @layer("MVN")

@@ -100,8 +100,9 @@ def average_pool(x: Array, window: PoolWindow) -> Array:
 class Pooling(LayerDef):
     """Largest or mean value of each window.
 
-    Shapes: bottom (N, C, H, W) → top[0] (N, C, out_h, out_w), sizes rounded up (round_mode FLOOR: down), a last window
-    that would start in the far padding dropped. MAX: top[1] the mask, same shape, flat index within the plane.
+    Shapes: bottom (N, C, H, W) → top[0] (N, C, out_h, out_w), sizes rounded up (round_mode FLOOR, or of forks ceil_mode
+    false: down), a last window that would start in the far padding dropped. MAX: top[1] the mask, same shape, flat
+    index within the plane.
     Raises: ShapeError unless the bottom has 4 axes; UnsupportedParameter for STOCHASTIC (not implemented on Caffe's
     CPU) and for what Caffe refuses: pad >= kernel, kernel with global_pooling, both forms of a parameter.
     Source: BVLC/caffe @ 9b89154, pooling_layer.cpp.
@@ -138,6 +139,12 @@ class Pooling(LayerDef):
             value = params.integer(name) if params.has(name) else default
             return value, value
 
+        round_mode = params.enum("round_mode")
+        if params.fork_has("ceil_mode"):
+            # Forks say with it what upstream says with round_mode, and round up where it is not given, as upstream.
+            if params.has("round_mode"):
+                raise refuse("both round_mode and a fork's ceil_mode are given; give round_mode")
+            round_mode = "CEIL" if params.flag("ceil_mode") else "FLOOR"
         global_pooling = params.flag("global_pooling")
         kernel = pair("kernel_size", "kernel_h", "kernel_w", 0)
         stride = pair("stride", "stride_h", "stride_w", 1)
@@ -154,7 +161,7 @@ class Pooling(LayerDef):
                 raise refuse("stride must be positive")
             if pad[0] >= kernel[0] or pad[1] >= kernel[1]:
                 raise refuse(f"pad {format_shape(pad)} must be smaller than the kernel {format_shape(kernel)}")
-        return cls(method, kernel, stride, pad, global_pooling, params.enum("round_mode"), spec.num_tops)
+        return cls(method, kernel, stride, pad, global_pooling, round_mode, spec.num_tops)
 
     def window(self, bottom: Shape) -> PoolWindow:
         """The window at a bottom's shape. Raises ShapeError if it does not fit."""

@@ -213,9 +213,7 @@ def _against(net: Net, recorded: Recording) -> Iterator[str]:
 
 
 def _fits(layer: Layer, wanted: tuple[int, ...], found: tuple[int, ...]) -> bool:
-    # How many items such a layer lets through depends on values.
-    free = 1 if layer.definition.data_dependent else 0
-    return len(wanted) == len(found) and wanted[free:] == found[free:]
+    return layer.definition.fits(wanted, found)
 
 
 def _other_weights(net: Net, made_by: Mapping[str, Any]) -> Iterator[str]:

@@ -45,7 +45,7 @@ VERSION = 1
 # Layers that only hand on what they are given or read; recordings have no entries for them.
 INPUT_TYPES = ("Input",)
 SPLIT_TYPES = ("Split",)
-DATA_TYPES = ("Data", "HDF5Data", "ImageData", "WindowData")
+DATA_TYPES = ("AnnotatedData", "Data", "HDF5Data", "ImageData", "WindowData")
 UNFED_TYPES = ("MemoryData",)
 
 # caffe-port does not unpack more than this.

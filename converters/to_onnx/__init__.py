@@ -6,18 +6,27 @@ The emitters stand in files by family, as the layers do; importing them register
 from caffe_port.converters.to_onnx import (  # noqa: F401
     activation,
     affine,
+    arrangement,
     convolution,
     data,
     dense,
+    detection,
+    detection_loss,
+    fork_normalization,
     loss,
+    mobile,
     normalization,
     pooling,
     python,
     recurrent,
     reduction,
     regression,
+    roi,
     selection,
+    sequence,
     structure,
+    upsampling,
+    yolo,
 )
 from caffe_port.converters.to_onnx.export import OPSET, to_onnx, value_names
 

@@ -21,13 +21,26 @@ def _relu(ctx: OnnxContext, layer: Layer, relu: activation.ReLU, bottoms: Sequen
 
 
 @emitter("onnx", "Dropout")
-def _dropout(ctx: OnnxContext, layer: Layer, dropout: activation.Dropout, bottoms: Sequence[Value]) -> None:
-    if layer.phase == "TEST":
-        ctx.op("Identity", bottoms[0], output=ctx.tops[0])
+def _dropout(
+    ctx: OnnxContext, layer: Layer, dropout: activation.Dropout | activation.ForkDropout, bottoms: Sequence[Value]
+) -> None:
+    (x,) = bottoms
+    forked = isinstance(dropout, activation.ForkDropout)
+    drops = dropout.drops if isinstance(dropout, activation.ForkDropout) else layer.phase != "TEST"
+    if forked and not drops:
+        ctx.op("Mul", x, ctx.constant(1 - dropout.ratio, "scale"), output=ctx.tops[0])
+        return
+    if not drops:
+        ctx.op("Identity", x, output=ctx.tops[0])
         return
     ratio = ctx.constant(dropout.ratio, "ratio")
     training = ctx.constant(np.array(True), "training", np.bool_)
-    ctx.op("Dropout", bottoms[0], ratio, training, output=ctx.tops[0])
+    if isinstance(dropout, activation.ForkDropout) and not dropout.scales:
+        # ONNX's scales what it keeps.
+        kept = ctx.op("Dropout", x, ratio, training)
+        ctx.op("Mul", kept, ctx.constant(1 - dropout.ratio, "scale"), output=ctx.tops[0])
+    else:
+        ctx.op("Dropout", x, ratio, training, output=ctx.tops[0])
 
 
 @emitter("onnx", "Power")

@@ -11,7 +11,7 @@ from caffe_port.registry import emitter
 from caffe_port.shapes import count
 
 
-@emitter("onnx", "Convolution")
+@emitter("onnx", "Convolution", "DepthwiseConvolution", "ConvolutionDepthwise")
 def _convolution(ctx: OnnxContext, layer: Layer, conv: convolution.Convolution, bottoms: Sequence[Value]) -> None:
     weight_shape = layer.weights[0].shape
     kernel = weight_shape[2:] or (1,)

@@ -12,6 +12,7 @@ from caffe_port._version import __version__
 from caffe_port.converters.to_onnx.context import OnnxContext
 from caffe_port.errors import CaffePortError, GraphError
 from caffe_port.net import Blob, Layer, Net
+from caffe_port.passes.detection_boxes import DETECTIONS, detection_boxes
 
 if TYPE_CHECKING:
     import onnx
@@ -31,12 +32,16 @@ PASS_THROUGH = {"Split"}
 """Types whose tops are their bottom under other names: no node."""
 
 
-def to_onnx(net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:
+def to_onnx(
+    net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[str] = (), detection: str = "rows"
+) -> onnx.ModelProto:
     """The net as an ONNX model: inputs and outputs named as the blobs, learned blobs as initializers, no custom
     operator.
 
     `batch`: "symbolic" leaves axis 0 of all inputs open where the net allows it (and keeps the net's own size where it
     does not); a number fixes it. `extra_outputs`: further blobs to give out, by value name (see `value_names`).
+    `detection`: "rows" gives a detection layer's top as Caffe does; "boxes" stops before suppression, for a runtime
+    that brings its own (`passes.detection_boxes`).
     The metadata holds the tool's version, the sources' SHA-256, and the phase.
     Raises: UnsupportedLayer naming every layer that ONNX cannot express; WeightsError if learned blobs have no values.
     """
@@ -48,6 +53,10 @@ def to_onnx(net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[
         net = net.with_input_shapes({name: (batch, *shape[1:]) for name, shape in net.input_shapes.items() if shape})
     elif batch != "symbolic":
         raise GraphError(f"batch must be 'symbolic' or a number, not {batch!r}")
+    if detection not in DETECTIONS:
+        raise GraphError(f"detection must be {' or '.join(map(repr, DETECTIONS))}, not {detection!r}")
+    if detection == "boxes":
+        net = detection_boxes(net)
     registry.require_expressible("onnx", net.layers)
     names = value_names(net)
     context = _emit(net, names)

@@ -31,9 +31,17 @@ def _lrn(ctx: OnnxContext, layer: Layer, lrn: normalization.LRN, bottoms: Sequen
 
 
 @emitter("onnx", "BatchNorm")
-def _batch_norm(ctx: OnnxContext, layer: Layer, norm: normalization.BatchNorm, bottoms: Sequence[Value]) -> None:
+def _batch_norm(
+    ctx: OnnxContext,
+    layer: Layer,
+    norm: normalization.BatchNorm | normalization.ScaledBatchNorm,
+    bottoms: Sequence[Value],
+) -> None:
     (x,) = bottoms
     shape = layer.bottoms[0].shape
+    if isinstance(norm, normalization.ScaledBatchNorm):
+        _scaled_batch_norm(ctx, layer, norm, x)
+        return
     if norm.use_global_stats:
         mean, variance = norm.stored_statistics([_values(layer, i) for i in range(3)])
         channels = shape[1]
@@ -53,6 +61,24 @@ def _batch_norm(ctx: OnnxContext, layer: Layer, norm: normalization.BatchNorm, b
     batch_variance = ctx.op("ReduceMean", ctx.op("Mul", centred, centred), axes=axes)
     deviation = ctx.op("Sqrt", ctx.op("Add", batch_variance, ctx.constant(norm.eps, "eps")))
     ctx.op("Div", centred, deviation, output=ctx.tops[0])
+
+
+def _scaled_batch_norm(ctx: OnnxContext, layer: Layer, norm: normalization.ScaledBatchNorm, x: Value) -> None:
+    shape = layer.bottoms[0].shape
+    channels = (shape[1],)
+    if norm.scale_bias:
+        scale, bias = ctx.weight(3, "scale", channels), ctx.weight(4, "bias", channels)
+    else:
+        scale, bias = ctx.constant(np.ones(channels), "one"), ctx.constant(np.zeros(channels), "zero")
+    if norm.uses_batch:
+        axes = [0, *range(2, len(shape))]
+        mean = ctx.op("ReduceMean", x, axes=axes, keepdims=0)
+        centred = ctx.op("Sub", x, ctx.op("ReduceMean", x, axes=axes))
+        variance = ctx.op("ReduceMean", ctx.op("Mul", centred, centred), axes=axes, keepdims=0)
+    else:
+        stored = normalization.stored_statistics([_values(layer, i) for i in range(3)])
+        mean, variance = ctx.constant(stored[0], "mean"), ctx.constant(stored[1], "variance")
+    ctx.op("BatchNormalization", x, scale, bias, mean, variance, output=ctx.tops[0], epsilon=norm.eps)
 
 
 def _values(layer: Layer, index: int) -> np.ndarray:

@@ -32,9 +32,13 @@ def _relu(layer: Layer, relu: activation.ReLU) -> nn.Module:
 
 
 @emitter("pytorch", "Dropout")
-def _dropout(layer: Layer, dropout: activation.Dropout) -> nn.Module:
+def _dropout(layer: Layer, dropout: activation.Dropout | activation.ForkDropout) -> nn.Module:
     from torch import nn
 
+    if isinstance(dropout, activation.ForkDropout):
+        from caffe_port.converters.to_pytorch.modules.activation import ForkDropout
+
+        return ForkDropout(dropout)
     return nn.Identity() if layer.phase == "TEST" else nn.Dropout(dropout.ratio)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@emitter("pytorch", "Convolution")
+@emitter("pytorch", "Convolution", "DepthwiseConvolution", "ConvolutionDepthwise")
 def _convolution(layer: Layer, conv: convolution.Convolution) -> nn.Module:
     from torch import nn
 

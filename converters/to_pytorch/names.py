@@ -6,8 +6,10 @@ import keyword
 
 from caffe_port import registry
 from caffe_port.layers.affine import Bias, Scale
-from caffe_port.layers.normalization import BatchNorm
+from caffe_port.layers.fork_normalization import BN
+from caffe_port.layers.normalization import BatchNorm, ScaledBatchNorm
 from caffe_port.layers.recurrent import LSTM, RNN
+from caffe_port.layers.sequence import Lstm
 from caffe_port.net import Layer, Net
 
 __all__ = ["RESERVED", "child_names", "learned_names"]
@@ -64,6 +66,12 @@ def learned_names(layer: Layer) -> tuple[str, ...]:
         return _names_of_module(layer)
     if isinstance(definition, BatchNorm):
         return "mean_sum", "variance_sum", "factor"
+    if isinstance(definition, ScaledBatchNorm):
+        return ("mean", "variance", "factor", "weight", "bias")[: len(layer.weights)]
+    if isinstance(definition, BN):
+        return ("weight", "bias", "mean", "variance")[: len(layer.weights)]
+    if isinstance(definition, Lstm):
+        return "weight_x", "weight_h", "bias"
     if isinstance(definition, (LSTM, RNN)):
         static = ("weight_static",) if definition.has_static else ()
         return "weight_x", "bias", *static, *(("weight_h",) if isinstance(definition, LSTM) else _RNN)

@@ -24,7 +24,11 @@ def _lrn(layer: Layer, lrn: normalization.LRN) -> nn.Module:
 
 
 @emitter("pytorch", "BatchNorm")
-def _batch_norm(layer: Layer, norm: normalization.BatchNorm) -> nn.Module:
+def _batch_norm(layer: Layer, norm: normalization.BatchNorm | normalization.ScaledBatchNorm) -> nn.Module:
+    if isinstance(norm, normalization.ScaledBatchNorm):
+        from caffe_port.converters.to_pytorch.modules.normalization import ScaledBatchNorm
+
+        return ScaledBatchNorm(layer.bottoms[0].shape[1], norm)
     from caffe_port.converters.to_pytorch.modules.normalization import BatchNorm
 
     return BatchNorm(layer.bottoms[0].shape[1], norm)

@@ -15,14 +15,17 @@ from caffe_port.errors import Problems, UnsupportedLayer
 from caffe_port.layers import (
     activation,
     affine,
+    arrangement,
     convolution,
     dense,
     loss,
+    mobile,
     normalization,
     pooling,
     reduction,
     selection,
     structure,
+    upsampling,
 )
 from caffe_port.layers.base import LayerDef
 from caffe_port.net import Blob, Layer, Net, Weight
@@ -343,6 +346,8 @@ _activation(activation.Threshold, lambda d: f"({{0}} > {_finite(d.threshold)}).t
 _activation(activation.Exp, lambda d: _times(d.outer_scale, f"torch.exp({_linear(d.inner_scale, 0)})"))
 _activation(activation.Log, lambda d: _times(d.outer_scale, f"torch.log({_linear(d.scale, d.shift)})"))
 _activation(activation.Power, _power)
+_activation(mobile.ReLU6, lambda d: "F.relu6({0})")
+_activation(mobile.Mish, lambda d: "F.mish({0})")
 
 
 @_writes(activation.PReLU)
@@ -421,6 +426,8 @@ def _check_convolution(layer: Layer, d: convolution.Convolution) -> convolution.
     return window
 
 
+@_writes(mobile.ConvolutionDepthwise)
+@_writes(mobile.DepthwiseConvolution)
 @_writes(convolution.Convolution)
 def _convolution(to: _Translation, layer: Layer, d: convolution.Convolution, inputs: list[Value]) -> None:
     window = _check_convolution(layer, d)
@@ -658,6 +665,53 @@ def _concat(to: _Translation, layer: Layer, d: structure.Concat, inputs: list[Va
         return
     listed = ", ".join(f"{{{i}}}" for i in range(len(inputs)))
     to.add(layer, f"torch.cat([{listed}], dim={canonical_axis(d.axis, len(inputs[0].shape))})", inputs)
+
+
+@_writes(arrangement.Transpose)
+@_writes(arrangement.Permute)
+def _permute(to: _Translation, layer: Layer, d: arrangement.Permute, inputs: list[Value]) -> None:
+    to.add(layer, f"{{0}}.permute({', '.join(map(str, d.axes(len(inputs[0].shape))))})", inputs)
+
+
+@_writes(arrangement.Reverse)
+def _reverse(to: _Translation, layer: Layer, d: arrangement.Reverse, inputs: list[Value]) -> None:
+    to.add(layer, f"torch.flip({{0}}, dims=[{d.axis}])", inputs)
+
+
+@_writes(arrangement.ShuffleChannel)
+def _shuffle(to: _Translation, layer: Layer, d: arrangement.ShuffleChannel, inputs: list[Value]) -> None:
+    to.add(layer, f"F.channel_shuffle({{0}}, {d.group})", inputs, keeps_channels=True)
+
+
+@_writes(arrangement.Padding)
+def _padding(to: _Translation, layer: Layer, d: arrangement.Padding, inputs: list[Value]) -> None:
+    sides = ", ".join(map(str, (d.before, d.after) * 2))
+    to.add(layer, f"F.pad({{0}}, ({sides}))", inputs, keeps_channels=True)
+
+
+@_writes(upsampling.Interp)
+def _interp(to: _Translation, layer: Layer, d: upsampling.Interp, inputs: list[Value]) -> None:
+    before, after = d.pad
+    height, width = (f"{-before}:{side + after}" for side in inputs[0].shape[2:])
+    cut = f"{{0}}[:, :, {height}, {width}]" if any(d.pad) else "{0}"
+    size = ", ".join(map(str, layer.tops[0].shape[2:]))
+    text = f'F.interpolate({cut}, size=({size}), mode="bilinear", align_corners=True)'
+    to.add(layer, text, inputs, keeps_channels=True)
+
+
+@_writes(upsampling.Upsample)
+def _upsample(to: _Translation, layer: Layer, d: upsampling.Upsample, inputs: list[Value]) -> None:
+    if d.masked:
+        raise UnsupportedLayer("Upsample with a mask")
+    text = f'F.interpolate({{0}}, scale_factor=({d.scale[0]}, {d.scale[1]}), mode="nearest")'
+    to.add(layer, text, inputs, keeps_channels=True)
+
+
+@_writes(mobile.Axpy)
+def _axpy(to: _Translation, layer: Layer, d: mobile.Axpy, inputs: list[Value]) -> None:
+    if len(inputs[0].shape) != len(inputs[1].shape):
+        raise UnsupportedLayer("Axpy with a factor of 2 axes")
+    to.add(layer, "{0} * {1} + {2}", inputs)
 
 
 @_writes(structure.Eltwise)

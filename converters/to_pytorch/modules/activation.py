@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from caffe_port.layers import activation
 
-__all__ = ["AbsVal", "Clip", "Exp", "Log", "Power", "Swish", "Threshold"]
+__all__ = ["AbsVal", "Clip", "Exp", "ForkDropout", "Log", "Power", "Swish", "Threshold"]
 
 
 class Power(nn.Module):
@@ -64,6 +64,21 @@ class Clip(nn.Module):
 
     def extra_repr(self) -> str:
         return f"low={self.low}, high={self.high}"
+
+
+class ForkDropout(nn.Module):
+    """Dropout as forks have it: it drops, or scales, whatever the module's mode is."""
+
+    def __init__(self, definition: activation.ForkDropout) -> None:
+        super().__init__()
+        self.definition = definition
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.definition.factor
+        return x * (torch.rand_like(x) >= self.definition.ratio) if self.definition.drops else x
+
+    def extra_repr(self) -> str:
+        return str(self.definition)
 
 
 class Threshold(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class GraphModule(nn.Module):
         self._steps = _with_frees(plan, self._outputs)
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        values = self._run(inputs, keep=False)
+        values = self._run(inputs, keep=())
         if len(self._outputs) == 1:
             output: Tensor = values[self._outputs[0]]
             return output
@@ -96,10 +96,16 @@ class GraphModule(nn.Module):
 
     def trace(self, *inputs: Tensor) -> dict[Blob, Tensor]:
         """Every value of a forward pass, by blob version."""
-        values = self._run(inputs, keep=True)
+        values = self._run(inputs, keep=range(self._slots))
         return {blob: values[slot] for blob, slot in self.value_slots.items()}
 
-    def _run(self, inputs: Sequence[Tensor], keep: bool) -> list[Any]:
+    def values_of(self, blobs: Sequence[Blob], *inputs: Tensor) -> list[Tensor]:
+        """The values that these blobs of the net have in a forward pass; others are let go as soon as in `forward`."""
+        slots = [self.value_slots[blob] for blob in blobs]
+        values = self._run(inputs, keep=frozenset(slots))
+        return [values[slot] for slot in slots]
+
+    def _run(self, inputs: Sequence[Tensor], keep: Container[int]) -> list[Any]:
         if len(inputs) != len(self._inputs):
             raise GraphError(f"{len(inputs)} inputs for {len(self._inputs)} ({', '.join(self.input_names)})")
         values: list[Any] = [None] * self._slots
@@ -110,8 +116,8 @@ class GraphModule(nn.Module):
             tops = result if isinstance(result, tuple) else (result,)
             for slot, top in zip(step.writes, tops, strict=True):
                 values[slot] = top
-            if not keep:
-                for slot in step.frees:
+            for slot in step.frees:
+                if slot not in keep:
                     values[slot] = None
         return values
 

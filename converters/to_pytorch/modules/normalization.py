@@ -9,7 +9,7 @@ from caffe_port.converters.to_pytorch.modules.pooling import average_pool
 from caffe_port.layers import normalization
 from caffe_port.layers.pooling import PoolWindow
 
-__all__ = ["MVN", "BatchNorm", "LRNWithinChannel"]
+__all__ = ["MVN", "BatchNorm", "LRNWithinChannel", "ScaledBatchNorm"]
 
 
 class LRNWithinChannel(nn.Module):
@@ -65,6 +65,46 @@ class BatchNorm(nn.Module):
         self.mean_sum.mul_(self.fraction).add_(mean)
         self.variance_sum.mul_(self.fraction).add_(variance * unbiased)
         self.factor.mul_(self.fraction).add_(1)
+
+
+class ScaledBatchNorm(nn.Module):
+    """BatchNorm with scale and bias, as NVIDIA's fork has it. The first three blobs are buffers, as in BatchNorm."""
+
+    mean: Tensor
+    variance: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int, definition: normalization.ScaledBatchNorm) -> None:
+        super().__init__()
+        self.definition = definition
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.zeros(channels))
+        self.register_buffer("factor", torch.ones(1))
+        self.blob_names: tuple[str, ...] = ("mean", "variance", "factor")
+        if definition.scale_bias:
+            self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+            self.blob_names += ("weight", "bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        column = (1, -1, *[1] * (x.dim() - 2))
+        if self.definition.uses_batch:
+            axes = [0, *range(2, x.dim())]
+            mean = x.mean(dim=axes)
+            variance = ((x - mean.reshape(column)) ** 2).mean(dim=axes)
+            if self.training:
+                keep = self.definition.fraction
+                self.mean.mul_(keep).add_(mean.detach() * (1 - keep))
+                self.variance.mul_(keep).add_(variance.detach() * (1 - keep))
+        else:
+            scale = torch.where(self.factor == 0, torch.zeros_like(self.factor), 1 / self.factor)
+            mean, variance = self.mean * scale, self.variance * scale
+        top = (x - mean.reshape(column)) / torch.sqrt(variance + self.definition.eps).reshape(column)
+        if self.definition.scale_bias:
+            top = top * self.weight.reshape(column) + self.bias.reshape(column)
+        return top
+
+    def extra_repr(self) -> str:
+        return str(self.definition)
 
 
 class MVN(nn.Module):
