@@ -1,6 +1,6 @@
-"""Reads what Caffe's solver saves besides the weights: .solverstate (a SolverState) and .solverstate.h5.
+"""Reads and writes what Caffe's solver saves besides the weights: .solverstate (a SolverState) and .solverstate.h5.
 
-Nothing here trains; this is for looking at a snapshot. Source: BVLC/caffe @ 9b89154, solvers/sgd_solver.cpp
+Source: BVLC/caffe @ 9b89154, solvers/sgd_solver.cpp
 (SnapshotSolverStateToBinaryProto, SnapshotSolverStateToHDF5).
 """
 
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from caffe_port.errors import WeightsError
-from caffe_port.proto import hdf5, wire
+from caffe_port.proto import hdf5, schema, wire
+from caffe_port.proto.files import replacing
 from caffe_port.proto.wire import BlobData
 
-__all__ = ["SolverState", "is_solverstate", "read"]
+__all__ = ["SolverState", "is_solverstate", "read", "write"]
 
 _ITERATION_TAG = b"\x08"
 """A SolverState begins with its iteration, a varint; a NetParameter's field 1 is its name, a string."""
@@ -134,3 +135,34 @@ def _integer(dataset: Any, where: str) -> int:
     if values.size != 1 or values.dtype.kind not in "iu":
         raise WeightsError(f"{where}: is no single integer")
     return int(values[0])
+
+
+def write(path: str | os.PathLike[str], state: SolverState, *, as_hdf5: bool = False) -> None:
+    """Writes a solver's state as Caffe does, binary or HDF5; it appears complete or not at all.
+
+    Caffe tells them apart by the suffix `.h5` when it reads them. The state's own `path` is not looked at.
+    Raises: WeightsError for blobs that do not fit their shape; ArtifactError where it cannot be written;
+    MissingDependency for HDF5 without h5py.
+    """
+    if as_hdf5:
+        _write_hdf5(path, state)
+        return
+    head, tail = schema.message("SolverState"), schema.message("SolverState")
+    head.iter, head.learned_net, tail.current_step = state.iteration, state.learned_net, state.current_step
+    pieces: list[Any] = [head.SerializeToString()]
+    for index, blob in enumerate(state.history):
+        chunks = wire._blob_chunks(blob, f"{os.fspath(path)}: history blob {index}")
+        pieces += [wire._tagged(_HISTORY, wire._length(chunks)), *chunks]
+    wire.write_pieces(path, [*pieces, tail.SerializeToString()])
+
+
+def _write_hdf5(path: str | os.PathLike[str], state: SolverState) -> None:
+    h5py = hdf5.import_h5py()
+    with replacing(path) as stream, h5py.File(stream, "w") as file:
+        file.create_dataset("iter", data=np.array([state.iteration], np.int32))
+        # A string of fixed length, as HDF5's own lite interface writes it.
+        file.create_dataset("learned_net", data=np.bytes_(state.learned_net.encode() + b"\0"))
+        file.create_dataset("current_step", data=np.array([state.current_step], np.int32))
+        group = file.create_group("history")
+        for index, blob in enumerate(state.history):
+            group.create_dataset(str(index), data=np.ascontiguousarray(blob.data).reshape(blob.shape))

@@ -2,8 +2,8 @@
 
     python reference_outputs/pack.py RECORDINGS [--into FOLDER]
 
-RECORDINGS has open_nsfw/ (scores.json, SOURCES.txt, images/, *.npz), nets/ (*.npz, ms_ctc.prototxt), layers/ and
-fork_layers/ (a folder for each case). No number is changed: images and texts are copied, the arrays of a recording are
+RECORDINGS has open_nsfw/ (scores.json, SOURCES.txt, images/, *.npz), nets/ (*.npz, ms_ctc.prototxt), layers/,
+fork_layers/ and solver/ (a folder for each case). No number is changed: images and texts are copied, the arrays of a recording are
 packed again at the highest level, in their order, and the layer cases of a folder go into one zip file with their files
 as they are. The same recordings give the same files, byte for byte, with the same zlib.
 """
@@ -31,7 +31,7 @@ def pack(recordings: Path, into: Path) -> list[Path]:
     for source in ("open_nsfw", "nets"):
         for file in (recordings / source).glob("*.npz"):
             packed[file.relative_to(recordings).as_posix()] = _repacked(file)
-    for name in ("layers", "fork_layers"):
+    for name in ("layers", "fork_layers", "solver"):
         folder = recordings / name
         cases = sorted((file.relative_to(folder).as_posix(), file) for file in folder.glob("*/*") if file.is_file())
         packed[f"{name}.zip"] = zip_bytes((case, file.read_bytes()) for case, file in cases)

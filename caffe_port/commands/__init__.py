@@ -18,6 +18,7 @@ VERBS = {
     "calibrate": "from labels and scores to a threshold: curves, confidence, bins, comparisons",
     "build": "write a known architecture at any number of classes, as prototxts to deploy and to train",
     "compare": "nets side by side: parameters, computation, memory, time, published accuracy, and the figure",
+    "train": "train a net as Caffe does, from its solver prototxt",
     "migrate": "what changes in a script that reads Caffe models with OpenCV, for ONNX",
     "record": "record what a Caffe computes: the script for its machine, and a check",
     "layers": "list the layer types that are known, and what each can be converted to",

@@ -13,8 +13,10 @@ A source names files of the one who wrote the prototxt; nothing is opened but by
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ from caffe_port.proto import text, upgrade
 if TYPE_CHECKING:
     from caffe_port.datasets.readers import Batches
 
-__all__ = ["Batch", "open_source", "open_sources"]
+__all__ = ["Batch", "FoundSource", "find_sources", "open_source", "open_sources", "together"]
 
 Batch = dict[str, Array]
 """A value for each top, by its name."""
@@ -80,20 +82,42 @@ def _batches(
     raise DataError(f"{definition.type} reads no data")
 
 
-def open_sources(
+@dataclass(frozen=True, slots=True)
+class FoundSource:
+    """A data layer of a prototxt. phase: the one it reads in. seed: that of its own random numbers."""
+
+    name: str
+    definition: layers.DataSource
+    tops: tuple[str, ...]
+    phase: str
+    seed: int
+
+    def batches(self, root: str | os.PathLike[str] = ".") -> Iterator[Batch]:
+        """Its batches, as `open_source`; errors name the layer."""
+        with self.naming():
+            yield from open_source(self.definition, self.tops, phase=self.phase, root=root, seed=self.seed)
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Puts the layer's name before what goes wrong in the block."""
+        try:
+            yield
+        except CaffePortError as error:
+            raise type(error)(f"layer {self.name!r}: {error}") from error
+
+
+def find_sources(
     prototxt: str | os.PathLike[str],
     *,
     phase: str = "TEST",
     level: int = 0,
     stages: Sequence[str] = (),
-    root: str | os.PathLike[str] = ".",
     seed: int = 0,
-) -> Iterator[Batch]:
-    """The batches of all data layers of a prototxt that are kept in a state, one dict for each pass of the net.
+) -> list[FoundSource]:
+    """The data layers of a prototxt that are kept in a state and read files.
 
     Inputs (Input layers, MemoryData) are left out: they have no file. Each layer has a seed of its own, made of `seed`
-    and its place. Arguments and errors otherwise as `open_source`. Raises, at once: PrototxtError and the other errors
-    of reading a net; DataError, with the layer's name, if no layer of the net reads data.
+    and its place. Raises: PrototxtError and the other errors of reading a net.
     """
     message, where = text.read(prototxt)
     upgraded = upgrade.upgrade_net(message, where, None)
@@ -106,7 +130,7 @@ def open_sources(
     problems = Problems()
     kept = filter_by_state(placed, state, problems)
     problems.raise_if_any()
-    opened: list[tuple[PlacedLayer, Iterator[Batch]]] = []
+    found: list[FoundSource] = []
     for position, layer in enumerate(kept):
         definition_class = registry.find_layer(layer.message.type)
         if definition_class is None or not issubclass(definition_class, layers.DataSource):
@@ -121,21 +145,35 @@ def open_sources(
             problems.add(type(error), str(error), layer=layer.name, location=layer.location)
             continue
         # Two layers that cut the same images must not cut them at the same places by accident.
-        own_seed = seed + 7919 * position
-        own = open_source(definition, list(layer.message.top), phase=own_phase, root=root, seed=own_seed)
-        opened.append((layer, own))
+        found.append(FoundSource(layer.name, definition, tuple(layer.message.top), own_phase, seed + 7919 * position))
     problems.raise_if_any()
-    if not opened:
+    return found
+
+
+def open_sources(
+    prototxt: str | os.PathLike[str],
+    *,
+    phase: str = "TEST",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    root: str | os.PathLike[str] = ".",
+    seed: int = 0,
+) -> Iterator[Batch]:
+    """The batches of all data layers of a prototxt that are kept in a state, one dict for each pass of the net.
+
+    The layers are those of `find_sources`. Arguments and errors otherwise as `open_source`. Raises, at once: as
+    `find_sources`; DataError if no layer of the net reads data.
+    """
+    found = find_sources(prototxt, phase=phase, level=level, stages=stages, seed=seed)
+    if not found:
         raise DataError(f"{Path(prototxt)}: no layer of the net reads data in phase {phase}")
-    return _together(opened)
+    return together([source.batches(root) for source in found])
 
 
-def _together(opened: Sequence[tuple[PlacedLayer, Iterator[Batch]]]) -> Iterator[Batch]:
+def together(sources: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+    """One batch of each source at a time, as one."""
     while True:
         batch: Batch = {}
-        for layer, batches in opened:
-            try:
-                batch.update(next(batches))
-            except CaffePortError as error:
-                raise type(error)(f"layer {layer.name!r}: {error}") from error
+        for batches in sources:
+            batch.update(next(batches))
         yield batch

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,22 @@ from caffe_port.layers import data as layers
 from caffe_port.layers.base import Array
 from caffe_port.proto import hdf5, schema
 from caffe_port.scoring.mean import Mean
+from caffe_port.scoring.sources import image_suffixes
 from caffe_port.shapes import format_shape
 
-__all__ = ["Batches", "hdf5_batches", "image_batches", "lmdb_batches", "memory_batches", "window_batches"]
+__all__ = [
+    "Batches",
+    "ImageItems",
+    "Items",
+    "LMDBItems",
+    "Ticket",
+    "hdf5_batches",
+    "hdf5_column",
+    "image_batches",
+    "lmdb_batches",
+    "memory_batches",
+    "window_batches",
+]
 
 Batches = Iterator[list[Array]]
 """A list of arrays for each batch, float32, one a top."""
@@ -61,10 +78,7 @@ def hdf5_batches(layer: layers.HDF5Data, tops: Sequence[str], *, root: Root = ".
     Source: BVLC/caffe @ 9b89154, hdf5_data_layer.cpp.
     """
     size = _positive(layer.batch_size)
-    source = resolved(root, layer.source)
-    files = [resolved(root, name) for line in _lines(source) for name in line.split()]
-    if not files:
-        raise DataError(f"{source}: lists no HDF5 file")
+    files = _hdf5_files(layer, root)
     rng = np.random.default_rng(seed)
     shapes: list[tuple[int, ...]] | None = None
     rows: list[list[Array]] = []
@@ -82,6 +96,20 @@ def hdf5_batches(layer: layers.HDF5Data, tops: Sequence[str], *, root: Root = ".
                 if len(rows) == size:
                     yield [np.stack(column).astype(np.float32, copy=False) for column in zip(*rows, strict=True)]
                     rows = []
+
+
+def hdf5_column(layer: layers.HDF5Data, top: str, *, root: Root = ".") -> Iterator[Array]:
+    """All rows of one dataset, file by file. Raises: as `hdf5_batches`."""
+    for path in _hdf5_files(layer, root):
+        yield _read_datasets(path, [top])[0]
+
+
+def _hdf5_files(layer: layers.HDF5Data, root: Root) -> list[Path]:
+    source = resolved(root, layer.source)
+    files = [resolved(root, name) for line in _lines(source) for name in line.split()]
+    if not files:
+        raise DataError(f"{source}: lists no HDF5 file")
+    return files
 
 
 def _read_datasets(path: Path, tops: Sequence[str]) -> list[Array]:
@@ -107,6 +135,45 @@ def _read_datasets(path: Path, tops: Sequence[str]) -> list[Array]:
     return found
 
 
+# Layers whose items can be made one by one, in any process
+
+
+Ticket = tuple[Any, tuple[int, ...]]
+"""Which item, and its random numbers: all that `load` needs, in this process or another."""
+
+
+class Items(ABC):
+    """A data layer taken apart, so that several processes can share the work and the result is the same.
+
+    `tickets` is quick, and goes through the data in order; `load` does the work for one ticket and remembers nothing.
+    """
+
+    def __init__(self, batch_size: int, source: Path, transformer: Transformer) -> None:
+        self.batch_size, self.source, self.transformer = _positive(batch_size), source, transformer
+
+    @abstractmethod
+    def tickets(self, skip: int = 0) -> Iterator[Ticket]:
+        """The items without end, but for the first `skip`. Raises: DataError; MissingDependency."""
+
+    @abstractmethod
+    def load(self, ticket: Ticket) -> tuple[Array, int]:
+        """An item, transformed, and its label. Raises: DataError, ImageError."""
+
+    def batch(self, tickets: Iterable[Ticket]) -> list[Array]:
+        """The items of these tickets as one batch: (n, C, H, W), and labels (n,). Raises: as `load`."""
+        loaded = [self.load(ticket) for ticket in tickets]
+        return [
+            _stacked([item for item, _ in loaded], str(self.source)),
+            np.array([label for _, label in loaded], np.float32),
+        ]
+
+    def batches(self) -> Batches:
+        """The batches without end, made here."""
+        tickets = self.tickets()
+        while True:
+            yield self.batch(islice(tickets, self.batch_size))
+
+
 # Data
 
 
@@ -116,42 +183,70 @@ def lmdb_batches(
     """Items of an LMDB in the order of their keys, transformed, and their labels.
 
     Raises: DataError also for a LevelDB, which nothing here reads; MissingDependency without lmdb.
-    Source: BVLC/caffe @ 9b89154, data_layer.cpp, util/db_lmdb.cpp.
     """
-    size = _positive(layer.batch_size)
-    path = resolved(root, layer.source)
-    if layer.backend != "LMDB":
-        raise DataError(f"{path}: the layer's backend is {layer.backend}, which cannot be read here; LMDB can")
-    transformer = Transformer(layer.transform, phase, seed=seed, root=root)
-    pixels: list[Array] = []
-    labels: list[int] = []
-    for key, value in _lmdb_items(path):
-        where = f"{path}: item {key!r}"
-        item, label = _datum(value, layer.transform, where)
-        pixels.append(_transformed(transformer, item, where))
-        labels.append(label)
-        if len(pixels) == size:
-            yield [_stacked(pixels, str(path)), np.array(labels, np.float32)][: len(tops)]
-            pixels, labels = [], []
+    for batch in LMDBItems(layer, phase=phase, root=root, seed=seed).batches():
+        yield batch[: len(tops)]
 
 
-def _lmdb_items(path: Path) -> Iterator[tuple[bytes, bytes]]:
+class LMDBItems(Items):
+    """A Data layer. A ticket's item is its key. Source: BVLC/caffe @ 9b89154, data_layer.cpp, util/db_lmdb.cpp."""
+
+    def __init__(self, layer: layers.Data, *, phase: str = "TEST", root: Root = ".", seed: int = 0) -> None:
+        path = resolved(root, layer.source)
+        if layer.backend != "LMDB":
+            raise DataError(f"{path}: the layer's backend is {layer.backend}, which cannot be read here; LMDB can")
+        super().__init__(layer.batch_size, path, Transformer(layer.transform, phase, seed=seed, root=root))
+        self._transform = layer.transform
+        self._held: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}
+
+    def tickets(self, skip: int = 0) -> Iterator[Ticket]:
+        with _reading(self.source) as database:
+            count = database.stat()["entries"]
+            if not count:
+                raise DataError(f"{self.source}: the database is empty")
+            self.transformer.skip(skip)
+            start = skip % count
+            while True:
+                with database.begin() as transaction:
+                    for key in islice(transaction.cursor().iternext(values=False), start, None):
+                        yield bytes(key), self.transformer.draw()
+                start = 0
+
+    def load(self, ticket: Ticket) -> tuple[Array, int]:
+        key, numbers = ticket
+        where = f"{self.source}: item {key!r}"
+        with _reading(self.source) as database, database.begin(buffers=True) as transaction:
+            self._held = database
+            value = transaction.get(key)
+            if value is None:
+                raise DataError(f"{where}: is not there any more")
+            item, label = _datum(bytes(value), self._transform, where)
+        return _transformed(self.transformer, item, where, numbers), label
+
+
+_environments: weakref.WeakValueDictionary[tuple[int, Path], Any] = weakref.WeakValueDictionary()
+"""The databases that are open, by process: one must not be opened twice in one, nor be used in a forked one."""
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The open database. It stays open while anybody holds it; what goes wrong with it becomes a DataError."""
     try:
         import lmdb
     except ImportError as error:
         raise MissingDependency(f"reading LMDB needs lmdb: pip install 'caffe_port[lmdb]' ({error})") from None
-    if not path.exists():
-        raise DataError(f"{path}: no such database")
+    key = (os.getpid(), path.absolute())
     try:
-        with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database:
-            while True:
-                empty = True
-                with database.begin() as transaction:
-                    for key, value in transaction.cursor():
-                        empty = False
-                        yield bytes(key), bytes(value)
-                if empty:
-                    raise DataError(f"{path}: the database is empty")
+        database = _environments.get(key)
+        if database is None:
+            if not path.exists():
+                raise DataError(f"{path}: no such database")
+            database = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+            _environments[key] = database
+        yield database
     except lmdb.Error as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
@@ -176,9 +271,9 @@ def _datum(value: bytes, transform: layers.Transform, where: str) -> tuple[Array
     return item.reshape(shape), datum.label
 
 
-def _transformed(transformer: Transformer, item: Array, where: str) -> Array:
+def _transformed(transformer: Transformer, item: Array, where: str, numbers: Sequence[int]) -> Array:
     try:
-        return transformer(item)
+        return transformer(item, numbers)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
 
@@ -189,43 +284,82 @@ def _transformed(transformer: Transformer, item: Array, where: str) -> Array:
 def image_batches(layer: layers.ImageData, *, phase: str = "TEST", root: Root = ".", seed: int = 0) -> Batches:
     """Image files of a list of lines `path label`, resized if the layer says so, transformed, and their labels.
 
-    Paths are `root_folder` and the line's path joined as text, as in Caffe, and that relative to `root`. `shuffle`
-    permutes by numpy's generator of that seed, not in Caffe's order.
+    Raises: as ImageItems.
+    """
+    yield from ImageItems(layer, phase=phase, root=root, seed=seed).batches()
+
+
+class ImageItems(Items):
+    """An ImageData layer. A ticket's item is its place in the list.
+
+    Paths are `root_folder` and the line's path joined as text, as in Caffe, and that relative to `root`. A source that
+    is a folder, which Caffe would refuse, is a list of the images in its subfolders and below, by their names; the
+    subfolders, by theirs, are the classes 0, 1, …. `shuffle` permutes by numpy's generator of that seed, not in Caffe's
+    order.
     Raises: DataError; ImageError for an image that cannot be decoded.
     Source: BVLC/caffe @ 9b89154, image_data_layer.cpp.
     """
-    size = _positive(layer.batch_size)
-    source = resolved(root, layer.source)
-    lines = enumerate(_lines(source), 1)
-    listed = [_listed_image(line, f"{source}:{number}") for number, line in lines if line.strip()]
-    if not listed:
-        raise DataError(f"{source}: lists no image")
-    transformer = Transformer(layer.transform, phase, seed=seed, root=root)
-    rng = np.random.default_rng(seed)
-    if layer.shuffle:
-        listed = [listed[index] for index in rng.permutation(len(listed))]
-    at = 0
-    if layer.rand_skip:
-        at = RandomStream(seed).below(layer.rand_skip)
-        if at >= len(listed):
-            raise DataError(f"{source}: lists {len(listed)} images, of which rand_skip skips {at}")
-    while True:
-        pixels: list[Array] = []
-        labels: list[int] = []
-        for _ in range(size):
-            name, label = listed[at]
-            path = resolved(root, layer.root_folder + name)
-            item = images.read_image(path, color=layer.channels == 3)
-            if layer.new_size is not None:
-                item = images.resize(item, *layer.new_size)
-            pixels.append(_transformed(transformer, item, str(path)))
-            labels.append(label)
+
+    def __init__(self, layer: layers.ImageData, *, phase: str = "TEST", root: Root = ".", seed: int = 0) -> None:
+        source = resolved(root, layer.source)
+        super().__init__(layer.batch_size, source, Transformer(layer.transform, phase, seed=seed, root=root))
+        self._layer, self._root, self._seed = layer, root, seed
+        if source.is_dir():
+            if layer.root_folder:
+                raise DataError(f"{source}: is a folder, and root_folder is set; one of the two says where images are")
+            self.listed = [(f"{layer.source}/{name}", label) for name, label in _images_below(source)]
+        else:
+            lines = enumerate(_lines(source), 1)
+            self.listed = [_listed_image(line, f"{source}:{number}") for number, line in lines if line.strip()]
+        if not self.listed:
+            raise DataError(f"{source}: lists no image")
+
+    def tickets(self, skip: int = 0) -> Iterator[Ticket]:
+        layer, count = self._layer, len(self.listed)
+        rng = np.random.default_rng(self._seed)
+
+        def order() -> Array:
+            return rng.permutation(count) if layer.shuffle else np.arange(count)
+
+        # Caffe permutes what is permuted already.
+        current, at = order(), 0
+        if layer.rand_skip:
+            at = RandomStream(self._seed).below(layer.rand_skip)
+            if at >= count:
+                raise DataError(f"{self.source}: lists {count} images, of which rand_skip skips {at}")
+        self.transformer.skip(skip)
+        at += skip
+        while True:
+            while at >= count:
+                at -= count
+                current = current[order()]
+            yield int(current[at]), self.transformer.draw()
             at += 1
-            if at == len(listed):
-                at = 0
-                if layer.shuffle:
-                    listed = [listed[index] for index in rng.permutation(len(listed))]
-        yield [_stacked(pixels, str(source)), np.array(labels, np.float32)]
+
+    def load(self, ticket: Ticket) -> tuple[Array, int]:
+        index, numbers = ticket
+        name, label = self.listed[index]
+        path = resolved(self._root, self._layer.root_folder + name)
+        item = images.read_image(path, color=self._layer.channels == 3)
+        if self._layer.new_size is not None:
+            item = images.resize(item, *self._layer.new_size)
+        return _transformed(self.transformer, item, str(path), numbers), label
+
+
+def _images_below(folder: Path) -> Iterator[tuple[str, int]]:
+    """The images of each subfolder, relative to the folder, and the number of the subfolder; hidden ones left out."""
+    suffixes = image_suffixes()
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for label, name in enumerate(classes):
+        found = sorted(path.relative_to(folder).as_posix() for path in (folder / name).rglob("*") if path.is_file())
+        images_here = [
+            path
+            for path in found
+            if Path(path).suffix.lower() in suffixes and not path.rpartition("/")[2].startswith(".")
+        ]
+        if not images_here:
+            raise DataError(f"{folder / name}: has no image, so class {label} would be empty")
+        yield from ((path, label) for path in images_here)
 
 
 def _listed_image(line: str, where: str) -> tuple[str, int]:

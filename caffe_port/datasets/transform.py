@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,10 @@ class RandomStream:
         """A number from 0 to n - 1."""
         return self.draw() % n
 
+    def skip(self, count: int) -> None:
+        """Passes over numbers."""
+        self._bits.random_raw(count, output=False)
+
 
 def resolved(root: str | os.PathLike[str], name: str) -> Path:
     """A path of a prototxt or a list, relative to `root`. Raises: DataError for an empty one."""
@@ -67,10 +72,23 @@ class Transformer:
         self._image = Mean.read(resolved(root, transform.mean_file)) if transform.mean_file else None
         self._values = np.array(transform.mean_values, np.float32)
 
-    def __call__(self, item: Array) -> Array:
+    @property
+    def draws(self) -> int:
+        """How many random numbers an item needs: one to be mirrored, two to be cropped at a random place."""
+        return int(self._transform.mirror) + (2 if self._train and self._transform.crop_size else 0)
+
+    def draw(self) -> tuple[int, ...]:
+        """The random numbers of the next item, for `__call__` in this process or another."""
+        return tuple(self._random.draw() for _ in range(self.draws))
+
+    def skip(self, items: int) -> None:
+        """Passes over the random numbers of so many items."""
+        self._random.skip(items * self.draws)
+
+    def __call__(self, item: Array, numbers: Sequence[int] | None = None) -> Array:
         """(C, H, W) of numbers, to float32 of (C, H, W), or of (C, crop_size, crop_size).
 
-        Random numbers are drawn in the order mirror, row, column, and only where they are needed.
+        numbers: what `draw` gave for the item; without them it draws. Their order is mirror, row, column.
         Raises: DataError for an item smaller than the crop, a mean image of another size than the item, another number
         of mean values than channels.
         """
@@ -78,13 +96,14 @@ class Transformer:
         if item.ndim != 3:
             raise DataError(f"an item must have channels, rows and columns, it is {format_shape(item.shape)}")
         channels, height, width = item.shape
-        mirror = transform.mirror and bool(self._random.below(2))
+        drawn = iter(self.draw() if numbers is None else numbers)
+        mirror = transform.mirror and bool(next(drawn) % 2)
         top = left = 0
         if crop:
             if height < crop or width < crop:
                 raise DataError(f"an item of {height}x{width} is smaller than crop_size {crop}")
             if self._train:
-                top, left = self._random.below(height - crop + 1), self._random.below(width - crop + 1)
+                top, left = next(drawn) % (height - crop + 1), next(drawn) % (width - crop + 1)
             else:
                 top, left = (height - crop) // 2, (width - crop) // 2
             item = item[:, top : top + crop, left : left + crop]
