@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from caffe_port.architectures.parts import BIAS_TWICE, Architecture, Recipe, conv_relu, ends
+from caffe_port.architectures.parts import BIAS_TWICE, TOP_5, Architecture, Recipe, conv_relu, ends
 from caffe_port.netspec import NetSpec, Top
 from caffe_port.netspec import layers as L  # noqa: N812
 from caffe_port.netspec import params as P  # noqa: N812
@@ -83,7 +83,8 @@ def googlenet(
             return
         n[f"{head}/{head}"] = L.SoftmaxWithLoss(scores, label, name=f"{head}/{layer}", loss_weight=weight)
         n[f"{head}/top-1"] = L.Accuracy(scores, label, include={"phase": "TEST"})
-        n[f"{head}/top-5"] = L.Accuracy(scores, label, include={"phase": "TEST"}, top_k=5)
+        if classes >= TOP_5:
+            n[f"{head}/top-5"] = L.Accuracy(scores, label, include={"phase": "TEST"}, top_k=5)
 
     def auxiliary_head(head: str, bottom: Top) -> None:
         top = pool(f"{head}/ave_pool", bottom, P.Pooling.AVE, kernel_size=5, stride=3)

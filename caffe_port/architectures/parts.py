@@ -14,6 +14,7 @@ from caffe_port.proto.schema import Message
 __all__ = [
     "BIAS_TWICE",
     "IMAGENET_MEAN",
+    "TOP_5",
     "Architecture",
     "Recipe",
     "UnknownArchitecture",
@@ -25,6 +26,9 @@ __all__ = [
     "image_data_layers",
     "without_training",
 ]
+
+TOP_5 = 5
+"""The least classes that the accuracy among the five likeliest can be had of; Caffe refuses it of fewer."""
 
 IMAGENET_MEAN = (104, 117, 123)
 """Of the pixels of ImageNet, in the order blue, green, red."""

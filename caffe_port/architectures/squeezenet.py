@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from caffe_port.architectures.parts import Architecture, Recipe, conv_relu, ends
+from caffe_port.architectures.parts import TOP_5, Architecture, Recipe, conv_relu, ends
 from caffe_port.netspec import NetSpec, Top
 from caffe_port.netspec import layers as L  # noqa: N812
 from caffe_port.netspec import params as P  # noqa: N812
@@ -73,7 +73,8 @@ def squeezenet(
     train, test = ({}, {}) if each_phase else ({"include": {"phase": "TRAIN"}}, {"include": {"phase": "TEST"}})
     n.loss = L.SoftmaxWithLoss(n.pool10, label, **train)
     n.accuracy = L.Accuracy(n.pool10, label, **test)
-    n.accuracy_top5 = L.Accuracy(n.pool10, label, top_k=5, **test)
+    if classes >= TOP_5:
+        n.accuracy_top5 = L.Accuracy(n.pool10, label, top_k=5, **test)
 
 
 def _architecture(version: str, **options: object) -> Architecture:
