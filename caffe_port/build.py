@@ -33,6 +33,16 @@ _COMMON_FIELDS = {
 }  # fmt: skip
 AUTOMATIC_TOP = "(automatic)"
 
+_INERT_IN_FORKS = {"engine": "chooses an implementation (CAFFE, MKL2017, MKLDNN, …), not what is computed"}
+"""Fields of a layer that forks added and that change no result, with what they do. Source: intel/caffe,
+layer_factory.cpp."""
+
+_REFUSED_OF_FORKS = {
+    "quantization_param": "with it the fork computes in 8 bits or other reduced precision, which nothing here does",
+}
+"""Fields of a layer that forks added, with why they are refused. Source: intel/caffe, mkldnn_convolution_layer.cpp;
+Ristretto."""
+
 
 @dataclass(frozen=True, slots=True)
 class _ParamSpec:
@@ -245,12 +255,13 @@ def _report_unread(
     """A set field that the layer's own code never looked at is an error; a foreign message is one Caffe ignores too."""
     of_forks = dialects.fork_paths(spec.message)
     for path, forks in of_forks.items():
-        if not spec.has_read(path.partition(":")[0]):
-            wrong(
-                UnsupportedParameter,
-                f"{path} is set, which is not upstream's but of {forks}, and nothing here looks at it",
-                "remove it, or report it",
-            )
+        if path in _INERT_IN_FORKS:
+            text = f"{path} is set, which is not upstream's but of {forks}: it {_INERT_IN_FORKS[path]}"
+            notes.append(Problem(UnsupportedParameter, text, layer.name, layer.location))
+        elif not spec.has_read(path.partition(":")[0]):
+            why = _REFUSED_OF_FORKS.get(path, "and nothing here looks at it")
+            hint = "remove it to have the layer in float32" if path in _REFUSED_OF_FORKS else "remove it, or report it"
+            wrong(UnsupportedParameter, f"{path} is set, which is not upstream's but of {forks}, {why}", hint)
     for path, type_name, number in dialects.foreign_fields(spec.message):
         known = dialects.forks_of_number(type_name, number)
         wrong(

@@ -20,6 +20,7 @@ from caffe_port.compare import ParityReport
 from caffe_port.errors import ArtifactError, GraphError, MissingDependency, ParityError
 from caffe_port.evidence import Evidence
 from caffe_port.net import Net
+from caffe_port.passes.detection_boxes import detection_boxes, stopped_layers
 from caffe_port.preprocessing import Manifest
 from caffe_port.recording import Recording
 from caffe_port.verification import Reference
@@ -77,8 +78,12 @@ def convert(
     shaped = net
     if isinstance(form.batch, int):
         shaped = net.with_input_shapes({blob: (form.batch, *shape[1:]) for blob, shape in net.input_shapes.items()})
+    if form.detection == "boxes":
+        shaped = detection_boxes(shaped)
     with _workshop(folder) as workshop:
         draft = _written(shaped, workshop, name, targets, form, evidence, manifest, budget, say)
+        if form.detection == "boxes":
+            draft.changes[:0] = stopped_layers(shaped)
         reports: list[ParityReport] = []
         budgets: list[BudgetReport] = []
         if verify:
@@ -179,14 +184,14 @@ def _written(
 def _exact_reports(
     net: Net, shaped: Net, files: Sequence[Backend], evidence: Evidence, recordings: Sequence[Recording], say: Say
 ) -> list[ParityReport]:
-    """NumPy and the files against every reference. Files of another batch than was recorded are held against the
-    float64 run, which NumPy's reports hold against Caffe.
+    """NumPy and the files against every reference. Files of another batch or of other outputs than were recorded are
+    held against the float64 run, which NumPy's reports hold against Caffe.
     """
     numpy: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
     wanted: list[tuple[Reference, Sequence[Backend]]] = []
     unseen = list(files)
     for recorded in recordings:
-        fits = shaped is net or recorded.input_shapes == shaped.input_shapes
+        fits = shaped is net or (recorded.input_shapes == shaped.input_shapes and shaped.outputs == net.outputs)
         wanted.append((Reference.make(net, recorded), [*numpy, *files] if fits else numpy))
         unseen = [] if fits else unseen
     if not recordings:

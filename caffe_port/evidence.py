@@ -53,12 +53,16 @@ class Evidence:
         pictures = [self._picture(net, name, image, form) for name, image in pictured.items()]
         if form.preprocessing:
             return pictures
-        recorded = [
-            case
-            for one in recordings
-            if (case := Case.recorded(one, Path(one.source).name)) is not None
-            and (not isinstance(form.batch, int) or one.input_shapes == net.input_shapes)
-        ]
+        if form.detection == "boxes":
+            # Caffe recorded rows; the inputs are as good.
+            recorded = [expected_of(net, Path(one.source).name, self.repeated(one, net)) for one in recordings]
+        else:
+            recorded = [
+                case
+                for one in recordings
+                if (case := Case.recorded(one, Path(one.source).name)) is not None
+                and (not isinstance(form.batch, int) or one.input_shapes == net.input_shapes)
+            ]
         given = [expected_of(net, name, arrays) for name, arrays in self.inputs.items()]
         return [*recorded, *given, *pictures] or [
             expected_of(net, f"seeded inputs {seed}", seeded_inputs(net, seed)) for seed in range(SEEDS)

@@ -20,6 +20,7 @@ from caffe_port.errors import (
 )
 from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.net import Net
+from caffe_port.passes.detection_boxes import detection_boxes
 from caffe_port.shapes import format_shape
 
 __all__ = ["Obstacle", "obstacles"]
@@ -72,6 +73,11 @@ def obstacles(load: Callable[[bool], Net], targets: Sequence[str], form: Form | 
     found += [_of_problem(problem, True) for problem in net.unknown_problems()]
     found += _of_targets(net, targets)
     found += _of_batch(net, targets, form)
+    if form.detection == "boxes":
+        try:
+            detection_boxes(net)
+        except CaffePortError as error:
+            found += [Obstacle("form", text, True) for text in _texts(error)]
     found += [_of_problem(note, False) for note in net.notes]
     return sorted(found, key=lambda one: not one.stops)
 

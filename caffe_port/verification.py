@@ -518,7 +518,8 @@ def match_recorded(
 ) -> tuple[dict[tuple[int, int], RecordedLayer], tuple[str, ...], tuple[str, ...]]:
     """The recorded entry of each top, by layer index and top; what is recorded and not in the net; and the reverse.
 
-    By names, types and order, not by Caffe's indices: those of old Caffes do not count inputs.
+    By names, types and order, not by Caffe's indices: those of old Caffes do not count inputs. A layer that is known
+    here by its Python class may be recorded under that name or as `Python`, the type it has in Caffe.
     Raises: RecordingError where the layers were recorded in another order than the net has them.
     """
     entries: dict[tuple[str, str, str, int], RecordedLayer] = {}
@@ -537,9 +538,11 @@ def match_recorded(
         if layer.definition.is_input or layer.type == "Split":
             continue
         for j, top in enumerate(layer.tops):
-            name = (layer.name, layer.type, top.name)
-            found = entries.pop((*name, times[name]), None)
-            times[name] += 1
+            found = None
+            for kind in _recorded_types(layer):
+                name = (layer.name, kind, top.name)
+                found = found or entries.pop((*name, times[name]), None)
+                times[name] += 1
             if found is None:
                 extra.append(f"{layer.name} ({layer.type}):{top.name}")
                 continue
@@ -554,3 +557,9 @@ def match_recorded(
     if order != sorted(order):
         raise RecordingError(f"{recording.source}: the layers were recorded in another order than the net has them")
     return matched, tuple(missing), tuple(extra)
+
+
+def _recorded_types(layer: Layer) -> tuple[str, ...]:
+    """The types a recording may call a layer: its own, and the prototxt's where that is another."""
+    written = layer.type if layer.message is None else layer.message.type
+    return (layer.type,) if written == layer.type else (layer.type, written)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from caffe_port.backends import Backend, NumpyBackend
 from caffe_port.layers.data import Input
+from caffe_port.layers.detection import DetectionOutput
 from caffe_port.layers.yolo import Yolo
 from caffe_port.net import Blob, Layer, Net
 from caffe_port.verification import _alone
@@ -106,6 +107,11 @@ def cut(net: Net, inputs: Mapping[str, NDArray[Any]]) -> tuple[Net, Arrays, list
         if isinstance(layer.definition, Yolo):
             # Made-up weights give it exponents of which float32 overflows, and confidences that all round to 1.
             own = {name: value / max(np.float32(1), value.std()) for name, value in own.items()}
+            _, chosen = _only(NumpyBackend().trace(alone, own))
+        elif isinstance(layer.definition, DetectionOutput) and not np.isfinite(tops[0]).all():
+            # Likewise: its boxes, which must be finite, are infinite or of no width. Only the locations are scaled.
+            locations = alone.inputs[0]
+            own[locations] = own[locations] / max(np.float32(1), own[locations].std())
             _, chosen = _only(NumpyBackend().trace(alone, own))
         choices.append(Choice(layer, alone, own, tuple(chosen)))
         given.update((top.name, value) for top, value in zip(layer.tops, tops, strict=True))

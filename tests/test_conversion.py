@@ -81,7 +81,7 @@ def recorded_as(net: Net, path: Path) -> Path:
         )
         for layer, tops in NumpyBackend("float32").trace(net, inputs)
     ]
-    finals = {"prob": cp.run(net, inputs)["prob"]}
+    finals = {name: array for name, array in cp.run(net, inputs).items() if name in net.outputs}
     shapes = {name: array.shape for name, array in inputs.items()}
     size = max(layer.sample.size for layer in layers)
     recording.write(path, recording.Recording(layers, inputs, shapes, finals, net.inputs, net.outputs, size))

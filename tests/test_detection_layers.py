@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cases
+import check_families
 import choices
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from caffe_port.backends import make_backend
 from caffe_port.layers.boxes import Suppression
 from caffe_port.layers.roi import rounded
 from caffe_port.net import Net
+from caffe_port.recording import RecordedLayer, Recording
+from caffe_port.verification import Reference
 
 Floats = NDArray[np.float32]
 Run = Callable[[dict[str, Floats]], Floats]
@@ -584,6 +587,27 @@ def test_another_python_layer_is_not_run() -> None:
         proposal_net("Python", "python_param { module: 'layers.text_proposal_layer' layer: 'ProposalLayer' }")
 
 
+def test_a_recording_may_call_it_python() -> None:
+    """Caffe knows the layer as `Python`; its class is what it is here."""
+    net = proposal_net("Python", PYTHON_PROPOSAL % "'feat_stride': 16")
+    rng = np.random.default_rng(0)
+    inputs = {name: rng.random(shape).astype(F32) for name, shape in net.input_shapes.items()}
+    inputs["im_info"] = np.array([[180, 250, 1, 1]], F32)
+    rois = cp.run(net, inputs)["y"]
+    stats = np.array([rois.min(), rois.max(), rois.mean(), np.linalg.norm(rois)], np.float64)
+
+    def recorded(kind: str) -> Recording:
+        layers = [RecordedLayer(3, "L", kind, "y", rois.shape, rois.reshape(-1), stats)]
+        shapes = {name: value.shape for name, value in inputs.items()}
+        return Recording(layers, inputs, shapes, {"y": rois}, net.inputs, net.outputs, rois.size)
+
+    for kind in ("Python", "rpn.proposal_layer.ProposalLayer"):
+        assert cp.verify(net, recorded(kind)).ok
+    report = cp.verify(net, recorded("Proposal"))
+    assert report.missing == ("L (Proposal):y",)
+    assert report.extra == ("L (rpn.proposal_layer.ProposalLayer):y",)
+
+
 def test_what_follows_proposals_takes_any_number_of_them() -> None:
     """Fewer regions than the most there could be go through pooling and a fully connected layer."""
     prototxt = (
@@ -850,3 +874,45 @@ def test_adaptive_threshold_counts_what_was_kept() -> None:
     # 4 / 6 is above 0.56: the second falls; the third overlaps the first by 3 / 7.
     assert Suppression(0.7, 0.8).kept(boxes, sizes) == [0, 2]
     assert Suppression(0.7).kept(boxes, sizes, 2) == [0, 1]
+
+
+# What looks into a divergence
+
+
+def rounding_net() -> Net:
+    return small.filled(
+        small.one_input(1, 8, 6, 6)
+        + 'layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 4 kernel_size: 3 '
+        'weight_filler { type: "gaussian" std: 0.1 } } }' + 'layer { name: "s" type: "Softmax" bottom: "c" top: "s" }'
+    )
+
+
+def test_pytorch_in_float64_is_far_nearer_than_float32_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module whose weights are 1e-8 off is told from the right one."""
+    torch = pytest.importorskip("torch")
+    net = rounding_net()
+    reference = Reference.make(net)
+    worst = reference.compare(check_families.TorchInFloat64()).worst
+    assert worst is not None and worst.of_bound <= check_families.TINY
+    module: Any = cp.to_pytorch(net).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter *= 1 + 1e-8
+    monkeypatch.setattr(cp, "to_pytorch", lambda _: module)
+    worst = reference.compare(check_families.TorchInFloat64()).worst
+    assert worst is not None and worst.of_bound > check_families.TINY
+
+
+def test_a_layer_is_compared_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    reference = Reference.make(rounding_net())
+    softmax = reference.compare(make_backend("numpy")).comparisons[-1]
+    assert softmax.layer == "s"
+    assert check_families.alone_agrees(reference, softmax)
+    monkeypatch.setattr("caffe_port.backends.OnnxBackend.trace", off_by_a_little)
+    assert not check_families.alone_agrees(reference, softmax)
+
+
+def off_by_a_little(_: Any, net: Net, inputs: dict[str, Floats]) -> Any:
+    for layer, tops in make_backend("numpy").trace(net, inputs):
+        yield layer, tuple(top + F32(1e-5) for top in tops if top is not None)

@@ -361,12 +361,12 @@ def test_packing_changes_no_content_and_repeats(tmp_path: Path) -> None:
     recordings = tmp_path / "recordings"
     for folder in ("open_nsfw", "nets"):
         shutil.copytree(SHIPPED / folder, recordings / folder)
-    for folder in ("layers", "fork_layers"):
+    for folder in ("layers", "fork_layers", "solver"):
         with zipfile.ZipFile(SHIPPED / f"{folder}.zip") as archive:
             archive.extractall(recordings / folder)
     first = pack(recordings, tmp_path / "first")
     second = pack(recordings, tmp_path / "second")
-    assert len(first) == 45
+    assert len(first) == 46
     for one, two in zip(first, second, strict=True):
         name = one.relative_to(tmp_path / "first")
         assert one.read_bytes() == two.read_bytes(), name

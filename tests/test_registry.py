@@ -165,4 +165,4 @@ def test_the_page_of_layer_types_is_up_to_date() -> None:
     )
     assert page.read_text() == printed.stdout
     types = [line.split("|")[1].strip() for line in page.read_text().splitlines()[6:] if line.startswith("|")]
-    assert len(types) == 61 and types == sorted(types)
+    assert len(types) == 92 and types == sorted(types)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from caffe_port.errors import GraphError, Problems
+from caffe_port.passes.detection_boxes import DETECTIONS
 from caffe_port.preprocessing import Preprocessing
 
 __all__ = ["BUDGETS", "DEFAULT_TARGETS", "ONNX_TARGETS", "TARGETS", "Form"]
@@ -43,6 +44,8 @@ class Form:
     - `opset`: of ONNX; None is `converters.to_onnx.OPSET`.
     - `batch`: the size, or "symbolic" (an error where the net fixes it); None is symbolic where the net allows it.
     - `external_data`: weights beside the .onnx; None where they would not fit into it (2 GiB).
+    - `detection`: "rows" as Caffe gives them, or the "boxes" and scores that they are chosen from
+      (`passes.detection_boxes`).
     """
 
     fold: bool = False
@@ -52,6 +55,7 @@ class Form:
     opset: int | None = None
     batch: int | Literal["symbolic"] | None = None
     external_data: bool | None = None
+    detection: Literal["rows", "boxes"] = "rows"
 
     @property
     def folds(self) -> bool:
@@ -74,6 +78,7 @@ class Form:
             "image" if self.preprocessing else "",
             f"opset{self.opset}" if self.opset else "",
             f"batch{self.batch}" if isinstance(self.batch, int) else "",
+            "boxes" if self.detection == "boxes" else "",
         ]
         return "".join(f"_{part}" for part in parts if part)
 
@@ -94,8 +99,11 @@ class Form:
             if asked and others:
                 problems.add(GraphError, f"{what} is a form of ONNX; {', '.join(others)} cannot have it")
         returning = [target for target in targets if target.startswith("caffemodel")]
-        if returning and (self.fold or self.batch is not None):
-            problems.add(GraphError, f"{', '.join(returning)} holds the weights of the net as it is: no fold, no batch")
+        if returning and (self.fold or self.batch is not None or self.detection != "rows"):
+            text = "holds the weights of the net as it is: no fold, no batch, no boxes"
+            problems.add(GraphError, f"{', '.join(returning)} {text}")
+        if self.detection not in DETECTIONS:
+            problems.add(GraphError, f"detection must be {' or '.join(DETECTIONS)}, not {self.detection!r}")
         if self.half and self.int8:
             problems.add(GraphError, "half precision and int8 exclude each other")
         if isinstance(self.batch, int) and self.batch < 1:
@@ -112,4 +120,5 @@ class Form:
             **({"opset": self.opset} if self.opset else {}),
             **({"batch": self.batch} if self.batch else {}),
             **({"external_data": True} if self.external_data else {}),
+            **({"detection": self.detection} if self.detection != "rows" else {}),
         }

@@ -69,6 +69,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         default=None,
         help="weights beside the .onnx file (default: from 2 GiB on)",
     )
+    form.add_argument(
+        "--detection",
+        choices=("rows", "boxes"),
+        default="rows",
+        help="what a detection layer gives out: rows as in Caffe, or the boxes and scores that they are chosen from",
+    )
     proof = command.add_argument_group("verification")
     proof.add_argument("--recording", action="append", type=Path, default=[], metavar="NPZ", help="of Caffe's outputs")
     proof.add_argument(
@@ -108,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         opset=args.opset,
         batch=args.batch,
         external_data=args.external_data,
+        detection=args.detection,
     )
     if args.dry_run:
         return _dry_run(args, files, targets, form)

@@ -82,7 +82,8 @@ class ReLU(Neuron):
 class Dropout(Neuron):
     """Nothing in TEST; in TRAIN each element is kept with probability 1 - ratio and then divided by that.
 
-    Shapes: any. Raises: UnsupportedParameter unless 0 < dropout_ratio < 1.
+    A ratio of 0 drops nothing; upstream forbids it only where it is built for debugging (DCHECK).
+    Shapes: any. Raises: UnsupportedParameter unless 0 <= dropout_ratio < 1.
     Source: BVLC/caffe @ 9b89154, dropout_layer.cpp.
     """
 
@@ -92,8 +93,8 @@ class Dropout(Neuron):
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("dropout_param")
         ratio = params.real("dropout_ratio")
-        if not 0 < ratio < 1:
-            raise refuse(f"dropout_ratio must be between 0 and 1, it is {ratio:g}")
+        if not 0 <= ratio < 1:
+            raise refuse(f"dropout_ratio must be at least 0 and below 1, it is {ratio:g}")
         scales = not params.fork_has("scale_train") or params.flag("scale_train")
         samples = params.fork_has("sample_weights_test") and params.flag("sample_weights_test")
         if not scales or (samples and spec.phase == "TEST"):

@@ -514,7 +514,9 @@ class _Plan:
             " Caffe's order, by class and then by confidence, where OpenCV 4 had them by confidence alone, and one row"
         )
         self.note(
-            line, f"{text} of -1 says that there are none; OpenCV 4's ONNX importer does not run such a file, 5's does"
+            line,
+            f"{text} of -1 says that there are none; OpenCV 4's ONNX importer does not run such a file, 5's does; both "
+            "run one of `convert --detection boxes`, which leaves suppression to the script",
         )
 
     def _other(self, method: str, call: ast.Call, conversion: Conversion) -> None:

@@ -21,6 +21,12 @@ def _priors(ctx: OnnxContext, layer: Layer, priors: detection.Priors, bottoms: S
     ctx.op("Identity", ctx.constant(values, "priors"), output=ctx.tops[0])
 
 
+def _slice(ctx: OnnxContext, x: Value, axis: int, start: int, end: int) -> Value:
+    """Part of an axis. Priors are constants as a rule, and OpenCV's importer refuses to Split a constant."""
+    at = (ctx.integers([value], what) for value, what in ((start, "start"), (end, "end"), (axis, "axis")))
+    return ctx.op("Slice", x, *at)
+
+
 def _boxes(
     ctx: OnnxContext,
     layer: Layer,
@@ -32,13 +38,12 @@ def _boxes(
     priors = layer.bottoms[2].shape[2] // 4
     locations = ctx.op("Reshape", bottoms[0], ctx.integers([0, priors, definition.loc_classes, 4], "shape"))
     both = ctx.op("Reshape", bottoms[2], ctx.integers([2, priors, 1, 4], "shape"))
-    # Priors are constants as a rule, and not every importer splits a constant.
-    boxes, variances = (ctx.op("Gather", both, ctx.integers([i], "which"), axis=0) for i in range(2))
+    boxes, variances = (_slice(ctx, both, 0, i, i + 1) for i in range(2))
     scaled = locations if definition.variance_encoded_in_target else ctx.op("Mul", variances, locations)
     if definition.code_type == "CORNER":
         made = ctx.op("Add", boxes, scaled)
     else:
-        low, high = (ctx.op("Gather", boxes, ctx.integers(at, "corner"), axis=3) for at in ([0, 1], [2, 3]))
+        low, high = (_slice(ctx, boxes, 3, i, i + 2) for i in (0, 2))
         sizes = ctx.op("Sub", high, low)
         if definition.code_type == "CORNER_SIZE":
             made = ctx.op("Add", boxes, ctx.op("Mul", scaled, ctx.op("Concat", sizes, sizes, axis=3)))
@@ -128,7 +133,10 @@ def _detection_output(
         ctx.op("Reshape", at, ctx.integers([-1, every, 4], "shape")),
         axis=2,
     )
-    rows = ctx.op("GatherND", table, ctx.op("Transpose", ctx.op("NonZero", keep), perm=[1, 0]))
+    # Gather from the rows of all images: with nothing to gather, OpenCV 5.0 ends the process in GatherND.
+    table = ctx.op("Reshape", table, ctx.integers([-1, 7], "shape"))
+    places = ctx.op("NonZero", ctx.op("Reshape", keep, ctx.integers([-1], "shape")))
+    rows = ctx.op("Gather", table, ctx.op("Reshape", places, ctx.integers([-1], "shape")), axis=0)
     rows_or_none(ctx, rows, images, ctx.tops[0])
 
 
