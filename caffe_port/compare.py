@@ -13,6 +13,7 @@ The floor of a blob of a few values can be small by luck. There it is at least w
 found by running the layer in float64 on inputs disturbed by that much (`Carried`).
 
 Two things are compared: the recorded sample of values, and the minimum, maximum, mean and L2 norm over all of them.
+These are single numbers, so they too have at least the floor that the sampled values' makes of them.
 """
 
 from __future__ import annotations
@@ -257,7 +258,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """For a blob of a few values: what the floor, and the noise, of its inputs make of it."""
+    """The least floor and noise that are allowed: for a blob of a few values what those of its inputs make of it, for a
+    statistic what those of the sampled values do."""
 
     floor: float = 0.0
     noise: float = 0.0
@@ -318,12 +320,15 @@ def compare_blob(
 
     sampled = part(None, carried)
     results = [sampled]
-    if reference.sample.size < math.prod(reference.shape):
-        # Statistics add something only where the sample is not everything. An extreme is one value of the blob, with
-        # the blob's noise; its own distance alone says little about that.
-        like_values = Carried(sampled.floor, sampled.noise)
-        results += [part("minimum", like_values), part("maximum", like_values)]
-        results += [part("mean", NOTHING_CARRIED), part("L2 norm", NOTHING_CARRIED)]
+    size = math.prod(reference.shape)
+    if reference.sample.size < size:
+        # Statistics add something only where the sample is not everything. Each is a single number, whose own distance
+        # can be tiny by luck, so it has at least the noise that the values' gives it: an extreme is one value;
+        # independent errors of the values, each as large as the largest sampled, move the norm by about one of them and
+        # the mean by that over the root of their number.
+        one = Carried(sampled.floor, sampled.noise)
+        averaged = Carried(sampled.floor / math.sqrt(size), sampled.noise / math.sqrt(size))
+        results += [part("minimum", one), part("maximum", one), part("mean", averaged), part("L2 norm", one)]
     # The worst part speaks for the blob; a failed one before all.
     return max(results, key=lambda result: (not result.agrees, result.of_bound))
 

@@ -3,9 +3,9 @@
     python reference_outputs/pack.py RECORDINGS [--into FOLDER]
 
 RECORDINGS has open_nsfw/ (scores.json, SOURCES.txt, images/, *.npz), nets/ (*.npz, ms_ctc.prototxt), layers/,
-fork_layers/ and solver/ (a folder for each case). No number is changed: images and texts are copied, the arrays of a recording are
-packed again at the highest level, in their order, and the layer cases of a folder go into one zip file with their files
-as they are. The same recordings give the same files, byte for byte, with the same zlib.
+fork_layers/ and solver/ (a folder for each case). No number is changed: images and texts are copied, the arrays of a
+recording are packed again at the highest level, in their order, and the layer cases of a folder go into one zip file
+with their files as they are. The same recordings give the same files, byte for byte, with the same zlib.
 """
 
 from __future__ import annotations

@@ -379,3 +379,19 @@ def test_what_no_sample_sees_the_statistics_see() -> None:
     result = compare_blob(PLACE, wrong, right, right, right)
     assert not result.agrees
     assert "maximum" in result.reason
+
+
+def test_a_norm_and_a_mean_that_are_near_by_luck() -> None:
+    """One float32 run has the exact norm and mean; another as noisy a run has not, and agrees; a mean that is off by
+    more than noise does not."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal(4096)
+    exact = digest(values, 256)
+    float32 = Digest(exact.shape, digest(values + 1e-5 * random.standard_normal(4096), 256).sample, exact.stats)
+    other = digest(values * (1 + 5e-7) + 1e-5 * random.standard_normal(4096), 256)
+    assert abs(other.stats[3] - exact.stats[3]) > 4 * np.spacing(np.float32(exact.stats[3]))
+    assert compare_blob(PLACE, other, None, exact, float32).agrees
+    wrong = values + 1e-5  # what no sample sees where it is as large as the noise
+    wrong[recording.sample_indices(4096, 256)] -= 1e-5
+    result = compare_blob(PLACE, digest(wrong, 256), None, exact, float32)
+    assert not result.agrees and "mean" in result.reason

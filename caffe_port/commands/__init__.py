@@ -19,6 +19,7 @@ VERBS = {
     "build": "write a known architecture at any number of classes, as prototxts to deploy and to train",
     "compare": "nets side by side: parameters, computation, memory, time, published accuracy, and the figure",
     "train": "train a net as Caffe does, from its solver prototxt",
+    "finetune": "fine-tune a model on images of one's own, and measure what it gained",
     "migrate": "what changes in a script that reads Caffe models with OpenCV, for ONNX",
     "record": "record what a Caffe computes: the script for its machine, and a check",
     "layers": "list the layer types that are known, and what each can be converted to",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caffe_port.errors import CaffePortError, GraphError, ShapeError
 
-__all__ = ["ArgumentError", "BlobShapeError", "FileError", "InstallError", "LayerNameError", "SolverError"]
+__all__ = ["ArgumentError", "BlobShapeError", "FileError", "InstallError", "LayerNameError"]
 
 
 class ArgumentError(CaffePortError, RuntimeError):
@@ -25,7 +25,3 @@ class InstallError(CaffePortError, ImportError):
 
 class LayerNameError(GraphError, ValueError):
     """A name that no layer of the net has."""
-
-
-class SolverError(CaffePortError, NotImplementedError):
-    """Training, which this version does not do."""

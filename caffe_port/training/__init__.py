@@ -8,6 +8,7 @@
 - `snapshots`: .caffemodel and .solverstate, binary and HDF5
 - `log`: what Caffe logs, in its form; reading that; the loss curve
 - `solver`: the loop
+- `distributed`: the same with several workers; `spark` starts them; `parquet` is data they share
 
 Importing this package imports no torch; importing one of these does, but for `settings`, `schedules` and `log`.
 """

@@ -21,9 +21,10 @@ from caffe_port.datasets.readers import ImageItems, Items, LMDBItems, Ticket, hd
 from caffe_port.errors import CaffePortError, DataError
 from caffe_port.layers import data as layers
 from caffe_port.layers.base import Array
+from caffe_port.training.parquet import ParquetItems, is_parquet
 from caffe_port.training.settings import NetFile
 
-__all__ = ["default_workers", "feed", "known_labels", "require_classes", "sources_of"]
+__all__ = ["default_workers", "feed", "known_labels", "made_batches", "require_classes", "sources_of"]
 
 
 def default_workers() -> int:
@@ -38,25 +39,30 @@ def sources_of(net: NetFile, seed: int) -> list[FoundSource]:
 
 
 def feed(
-    sources: Sequence[FoundSource], root: str | os.PathLike[str] = ".", *, workers: int = 0, skip: int = 0
+    sources: Sequence[FoundSource],
+    root: str | os.PathLike[str] = ".",
+    *,
+    workers: int = 0,
+    skip: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The batches of these data layers together, float32, without end.
 
     workers: processes for each layer whose items are prepared one by one (Data, ImageData); 0 for none. skip: batches
-    to pass over, which costs next to nothing for those layers.
+    to pass over, which costs next to nothing for those layers. part: (r, n) for every n-th batch from batch r on, n
+    that share the data being (0, n) to (n - 1, n); `skip` then counts one's own.
     Raises, at the first batch or where it comes up: DataError, ImageError, MissingDependency, with the layer's name.
     """
-    return together([_batches(source, Path(root), workers, skip) for source in sources])
+    return together([_batches(source, Path(root), workers, skip, part) for source in sources])
 
 
-def _batches(source: FoundSource, root: Path, workers: int, skip: int) -> Iterator[Batch]:
+def _batches(source: FoundSource, root: Path, workers: int, skip: int, part: tuple[int, int]) -> Iterator[Batch]:
     with source.naming():
         items = _items(source, root)
         if items is None:
-            yield from islice(source.batches(root), skip, None)
+            yield from islice(source.batches(root), part[0] + skip * part[1], None, part[1])
         else:
-            made = _by_workers(items, workers, skip) if workers else _here(items, skip)
-            for arrays in made:
+            for arrays in made_batches(items, workers=workers, skip=skip, part=part):
                 yield dict(zip(source.tops, arrays, strict=False))
 
 
@@ -64,16 +70,29 @@ def _items(source: FoundSource, root: Path) -> Items | None:
     """The layer taken apart, where it can be."""
     definition = source.definition
     if isinstance(definition, layers.ImageData):
+        if is_parquet(definition.source):
+            return ParquetItems(definition, phase=source.phase, root=root, seed=source.seed)
         return ImageItems(definition, phase=source.phase, root=root, seed=source.seed)
     if isinstance(definition, layers.Data):
         return LMDBItems(definition, phase=source.phase, root=root, seed=source.seed)
     return None
 
 
-def _here(items: Items, skip: int) -> Iterator[list[Array]]:
-    tickets = items.tickets(skip * items.batch_size)
-    while True:
-        yield items.batch(islice(tickets, items.batch_size))
+def made_batches(
+    items: Items, *, workers: int = 0, skip: int = 0, part: tuple[int, int] = (0, 1)
+) -> Iterator[list[Array]]:
+    """The batches of a data layer that is taken apart; `workers` processes make them. skip, part: as for `feed`.
+
+    Raises: DataError, ImageError, MissingDependency, as they come up.
+    """
+    wanted = _in_batches(items, part[0] + skip * part[1], part[1])
+    return _by_workers(items, workers, wanted) if workers else map(items.batch, wanted)
+
+
+def _in_batches(items: Items, first: int, step: int) -> Iterator[list[Ticket]]:
+    """The tickets of batch `first`, and of every step-th after it."""
+    tickets = items.tickets(first * items.batch_size)
+    return islice(iter(lambda: list(islice(tickets, items.batch_size)), []), 0, None, step)
 
 
 class _Workshop(Dataset[Ticket]):
@@ -99,12 +118,10 @@ def _begin_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _by_workers(items: Items, workers: int, skip: int) -> Iterator[list[Array]]:
-    tickets = items.tickets(skip * items.batch_size)
-    in_batches = iter(lambda: list(islice(tickets, items.batch_size)), [])
+def _by_workers(items: Items, workers: int, wanted: Iterator[list[Ticket]]) -> Iterator[list[Array]]:
     loader: DataLoader[Ticket] = DataLoader(
         _Workshop(items),
-        batch_sampler=in_batches,
+        batch_sampler=wanted,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_begin_worker,
@@ -124,8 +141,11 @@ def known_labels(source: FoundSource, top: str, root: str | os.PathLike[str] = "
     definition = source.definition
     with source.naming():
         if isinstance(definition, layers.ImageData) and top == source.tops[1]:
-            items = ImageItems(definition, phase=source.phase, root=root, seed=source.seed)
-            yield np.array([label for _, label in items.listed], np.float32)
+            items = _items(source, Path(root))
+            if isinstance(items, ParquetItems):
+                yield from items.labels()
+            elif isinstance(items, ImageItems):
+                yield np.array([label for _, label in items.listed], np.float32)
         elif isinstance(definition, layers.HDF5Data):
             yield from hdf5_column(definition, top, root=root)
 

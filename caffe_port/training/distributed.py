@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -31,13 +32,13 @@ from torch import Tensor, nn
 from caffe_port.datasets import Batch, FoundSource
 from caffe_port.errors import CaffePortError, GraphError, MissingDependency, Problems
 from caffe_port.layers.base import Array
+from caffe_port.layers.detection_loss import SmoothL1Loss
 from caffe_port.layers.loss import (
     HingeLoss,
     InfogainLoss,
     MultinomialLogisticLoss,
     SoftmaxWithLoss,
 )
-from caffe_port.layers.detection_loss import SmoothL1Loss
 from caffe_port.layers.reduction import Reduction
 from caffe_port.layers.regression import ContrastiveLoss, EuclideanLoss, SigmoidCrossEntropyLoss
 from caffe_port.net import Blob, Layer, Net
@@ -91,7 +92,8 @@ class Group:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            # Without the place in gloo, and its advice.
+            reason = re.sub(r"^\[[^]]*\] |\. This is typically.*", "", str(error).strip().splitlines()[0])
             raise WorkerLost(f"{self}: another worker has ended, or cannot be reached any more ({reason})") from error
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
@@ -106,10 +108,11 @@ class Group:
         """Gives these tensors, in place, their means over the workers: the same bits in each. Raises: WorkerLost."""
         with self._reaching(), torch.no_grad():
             for bucket in _buckets(tensors):
+                sizes = [tensor.numel() for tensor in bucket]
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
                 dist.all_reduce(flat)
                 flat /= self.size
-                for tensor, mean in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                for tensor, mean in zip(bucket, torch.split(flat, sizes), strict=True):
                     tensor.copy_(mean.view_as(tensor))
 
     def sums(self, values: Sequence[float]) -> list[float]:
@@ -125,7 +128,7 @@ class Group:
     def _exchanged(self, values: Sequence[float]) -> list[float]:
         # Always as long: who has failed takes part in the exchange that the others are at.
         padded = torch.zeros(_EXCHANGED, dtype=torch.float64)
-        padded[: len(values)] = torch.tensor(values, dtype=torch.float64)
+        padded[: len(values)] = torch.tensor([*values], dtype=torch.float64)
         with self._reaching():
             dist.all_reduce(padded)
         return [float(value) for value in padded[: len(values)]]
@@ -138,6 +141,12 @@ class Group:
         first = next(rank for rank, text in enumerate(messages) if text is not None)
         where = f"worker {first} of {self.size}: " if None in messages else ""
         raise _OthersFailed(f"{where}{messages[first]}")
+
+    def wait(self) -> None:
+        """Waits until all that are left have come here."""
+        # Who has gone has nothing more to say.
+        with contextlib.suppress(WorkerLost):
+            self._exchanged([])
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -349,7 +358,7 @@ class DistributedSolver(Solver):
             )
         group.sums(())
         group.broadcast([blob.tensor for blob in self.train.blobs])
-        self.on_gradients.append(type(self)._average)
+        self.on_gradients.append(lambda _: self._average())
 
     def _device(self, wanted: str | torch.device | None) -> torch.device:
         device = super()._device(wanted)

@@ -65,6 +65,10 @@ class ProgressLine:
         print(f"\r{'  '.join(parts)[: columns - 1]}\x1b[K", end="", file=self._stream, flush=True)
         self._open = True
 
+    def close(self) -> None:
+        """Takes the line away for good."""
+        self.clear()
+
     def clear(self) -> None:
         """Takes the line away, for others to write."""
         if self._open:

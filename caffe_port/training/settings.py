@@ -118,15 +118,20 @@ class Settings:
     notes: tuple[str, ...] = ()
 
 
-def read_settings(path: str | os.PathLike[str], root: str | os.PathLike[str] = ".") -> Settings:
+def read_settings(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] = ".", *, kind: str | None = None
+) -> Settings:
     """Reads a solver prototxt, old ones (`solver_type`) too.
 
-    root: what its relative paths are relative to; Caffe takes the working directory.
+    root: what its relative paths are relative to; Caffe takes the working directory. kind: instead of its `type`.
     Raises: PrototxtError; and all at once: UnsupportedParameter for fields that nothing here looks at, TrainingError
     for what Caffe refuses, or cannot work.
     """
     message, where = text.read(path, "SolverParameter")
-    return _Reader(Path(path), Path(root), upgrade.upgrade_solver(message, where), where).settings()
+    upgraded: Any = upgrade.upgrade_solver(message, where)
+    if kind is not None:
+        upgraded.type = kind
+    return _Reader(Path(path), Path(root), upgraded, where).settings()
 
 
 class _Reader:

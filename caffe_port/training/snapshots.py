@@ -66,18 +66,24 @@ class Snapshots:
         net: with the weights. history: in Caffe's order, each of its learned blob's shape.
         Raises: ArtifactError, WeightsError, MissingDependency.
         """
-        ending = ".h5" if self.as_hdf5 else ""
-        stem = f"{self.prefix}_iter_{iteration}"
-        learned_net = f"{stem}.caffemodel{ending}"
-        weights, path = self.root / learned_net, self.root / f"{stem}.solverstate{ending}"
+        made = self.named(iteration)
+        learned_net = self._name(iteration, "caffemodel")
         if self.as_hdf5:
-            write_hdf5(net, weights)
+            write_hdf5(net, made.weights)
         else:
-            write_caffemodel(net, weights)
+            write_caffemodel(net, made.weights)
         blobs = tuple(BlobData(tuple(array.shape), False, array.reshape(-1)) for array in history)
-        state = SolverState(path, iteration, current_step, learned_net, blobs)
-        solverstate.write(path, state, as_hdf5=self.as_hdf5)
-        return Snapshot(weights, path, iteration)
+        state = SolverState(made.state, iteration, current_step, learned_net, blobs)
+        solverstate.write(made.state, state, as_hdf5=self.as_hdf5)
+        return made
+
+    def named(self, iteration: int) -> Snapshot:
+        """What the snapshot after so many iterations is called."""
+        weights, state = (self.root / self._name(iteration, what) for what in ("caffemodel", "solverstate"))
+        return Snapshot(weights, state, iteration)
+
+    def _name(self, iteration: int, what: str) -> str:
+        return f"{self.prefix}_iter_{iteration}.{what}{'.h5' if self.as_hdf5 else ''}"
 
 
 def read_snapshot(path: str | os.PathLike[str], root: str | os.PathLike[str] = ".") -> tuple[SolverState, Path]:

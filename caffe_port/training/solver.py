@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from caffe_port.datasets import Batch
+from caffe_port.datasets import Batch, FoundSource
 from caffe_port.errors import CaffePortError, DataError, WeightsError
 from caffe_port.layers.base import Array
 from caffe_port.layers.loss import Accuracy
@@ -159,7 +159,7 @@ class Solver:
         self.last_loss = float("nan")
         self._recent: deque[float] = deque(maxlen=settings.average_loss)
         self._accuracy: float | None = None
-        self._stop = self._snapshot_wanted = False
+        self._asked = self._snapshot_wanted = False
         self._shown_at = (time.monotonic(), self.iteration)
 
     # Making the parts
@@ -183,8 +183,7 @@ class Solver:
         sources = []
         if batches is None:
             sources = sources_of(file, seed)
-            workers = min(self._workers, 1) if number else self._workers
-            batches = feed(sources, self.settings.root, workers=workers, skip=skip)
+            batches = self._feed(sources, number, skip)
         name = f"{file.name} ({file.phase})"
         try:
             # Of a net without data layers each batch is empty; what its inputs lack is told below.
@@ -217,6 +216,11 @@ class Solver:
                     require_classes(source, label.blob, self.settings.root)
         trainable = TrainableNet(net.filled(seed), self.device, force_backward=force)
         return _Fed(name, trainable, chain([first], batches), labels)
+
+    def _feed(self, sources: Sequence[FoundSource], number: int, skip: int) -> Iterator[Batch]:
+        """The data of net `number`."""
+        workers = min(self._workers, 1) if number else self._workers
+        return feed(sources, self.settings.root, workers=workers, skip=skip)
 
     def _with_weights(self, net: Net, files: Sequence[str | os.PathLike[str]], told: bool) -> Net:
         for file in files:
@@ -274,7 +278,7 @@ class Solver:
 
     def request_stop(self) -> None:
         """Lets `solve` take a snapshot after the current iteration, and end. Safe in a signal handler."""
-        self._stop = True
+        self._asked = True
 
     def request_snapshot(self) -> None:
         """Lets `step` take a snapshot after the current iteration, and go on. Safe in a signal handler."""
@@ -291,17 +295,17 @@ class Solver:
         log(f"Learning Rate Policy: {settings.policy.name}")
         self.step(settings.max_iter - self.iteration)
         taken = self.last_snapshot is not None and self.last_snapshot.iteration == self.iteration
-        if (settings.snapshot_after_train or self._stop) and not taken:
+        if (settings.snapshot_after_train or self._stopping()) and not taken:
             self.snapshot()
-        stopped, self._stop = self._stop, False
+        stopped, self._asked = self._stopping(), False
         if stopped and self.iteration < settings.max_iter:
             log("Optimization stopped early.")
             return self._outcome(stopped=True)
         with self._naming():
             if settings.display and self.iteration % settings.display == 0:
                 with torch.no_grad():
-                    self._seed(0, self.iteration * settings.iter_size)
-                    self._recent.append(self._value(self.train(self._train.next())))
+                    self._seed(0, self._place(0))
+                    self._recent.append(self._agreed(self._value(self._forward(self._train.next()))))
                 log(f"Iteration {self.iteration}, loss = {self.loss:g}")
             if settings.test_interval and self.iteration % settings.test_interval == 0:
                 self.test_all()
@@ -323,13 +327,13 @@ class Solver:
         """
         settings = self.settings
         for _ in range(iterations):
-            if self._stop:
+            if self._stopping():
                 return
             with self._naming():
                 due = settings.test_interval and self.iteration % settings.test_interval == 0
                 if due and (self.iteration or settings.test_initialization):
                     self.test_all()
-                    if self._stop:
+                    if self._stopping():
                         return
                 self._iterate()
             wanted, self._snapshot_wanted = self._snapshot_wanted, False
@@ -350,6 +354,23 @@ class Solver:
         """Seeds what a forward pass draws (dropout) by its place, so that it does not matter where a run began."""
         torch.manual_seed(int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0]))
 
+    # What a worker among several does otherwise
+
+    def _place(self, index: int) -> int:
+        """The number of a pass, among all of the training."""
+        return self.iteration * self.settings.iter_size + index
+
+    def _forward(self, batch: Batch) -> Pass:
+        return self.train(batch)
+
+    def _agreed(self, loss: float) -> float:
+        """The loss of an iteration, of all workers."""
+        return loss
+
+    def _stopping(self) -> bool:
+        """Whether to end after this iteration."""
+        return self._asked
+
     @staticmethod
     def _value(made: Pass) -> float:
         value = float(made.loss.detach())
@@ -363,13 +384,13 @@ class Solver:
         self.train.zero_grad()
         loss = 0.0
         for index in range(settings.iter_size):
-            self._seed(0, self.iteration * settings.iter_size + index)
-            made = self.train(self._train.next())
+            self._seed(0, self._place(index))
+            made = self._forward(self._train.next())
             self.last_loss = self._value(made)
             loss += self.last_loss
             if made.loss.requires_grad:
                 made.loss.backward()  # type: ignore[no-untyped-call]
-        self._recent.append(loss / settings.iter_size)
+        self._recent.append(self._agreed(loss / settings.iter_size))
         if shown:
             self._show(made)
         rate, self.current_step = settings.policy.rate(self.iteration, self.current_step)
@@ -427,7 +448,7 @@ class Solver:
             for name, value in made.outputs.items():
                 array = value.cpu().numpy().astype(np.float64)
                 sums[name] = array if name not in sums else sums[name] + array
-            if self._stop:
+            if self._asked:
                 return {}
         means = {name: value / fed.iterations for name, value in sums.items()}
         if self.settings.test_compute_loss:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from caffe_port.layers.loss import Accuracy, HingeLoss, InfogainLoss, Multinomia
 from caffe_port.net import Blob, Layer, Net, Weight
 from caffe_port.shapes import canonical_axis, count
 
-__all__ = ["Labels", "LearnedBlob", "Pass", "TrainableNet", "labels_of", "loss_terms"]
+__all__ = ["Labels", "LearnedBlob", "Pass", "TrainableNet", "labels_of", "loss_terms", "multipliers"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +63,7 @@ class TrainableNet:
                 tensors[id(weight)] = tensor
             else:
                 self._tie(child, name, tensors[id(weight.owner)])
-        lr_mults, decay_mults = (_multipliers(net, what) for what in ("lr_mult", "decay_mult"))
+        lr_mults, decay_mults = (multipliers(net, what) for what in ("lr_mult", "decay_mult"))
         self.blobs = tuple(
             LearnedBlob(weight, tensors[id(weight)], lr_mults[id(weight)], decay_mults[id(weight)])
             for weight in net.weights()
@@ -104,13 +105,13 @@ class TrainableNet:
             if blob.tensor.grad is not None:
                 blob.tensor.grad.zero_()
 
-    def __call__(self, batch: Mapping[str, Array]) -> Pass:
-        """A forward pass over an array for each input of the net."""
+    def __call__(self, batch: Mapping[str, Array], factors: Sequence[float] = ()) -> Pass:
+        """A forward pass over an array for each input of the net. factors: of the terms of the loss (default: 1)."""
         inputs = [torch.from_numpy(batch[name]).to(self.device, non_blocking=True) for name in self.net.inputs]
         values = self.module.values_of(self._wanted, *inputs)
         loss = torch.zeros((), device=self.device)
-        for (_, weight), value in zip(self.terms, values, strict=False):
-            loss = loss + value.sum() * weight
+        for (_, weight), value, factor in zip(self.terms, values, factors or repeat(1.0), strict=False):
+            loss = loss + value.sum() * (weight * factor)
         return Pass(loss, dict(zip(self.net.outputs, values[len(self.terms) :], strict=True)))
 
     def share(self, trained: TrainableNet) -> None:
@@ -170,7 +171,7 @@ def _detaching(stopped: Sequence[int]) -> Callable[[nn.Module, tuple[Tensor, ...
     return hook
 
 
-def _multipliers(net: Net, what: str) -> dict[int, float]:
+def multipliers(net: Net, what: str) -> dict[int, float]:
     """`lr_mult` or `decay_mult` of each learned blob, by id of the Weight that owns it.
 
     Of those who share a blob the first that sets it decides (net.cpp, AppendParam).

@@ -74,7 +74,7 @@ def test_number_of_parameters(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
 def test_train_val_loads_in_each_phase(name: str, phase: str, classes: int, tmp_path: Path) -> None:
-    """Where the mean is a value a channel, the file alone says all shapes. Of two classes there is no top-5 accuracy."""
+    """Where the mean is a value a channel, the file alone says all shapes; two classes have no top-5 accuracy."""
     message = architectures.train_val(name, classes, mean=architectures.IMAGENET_MEAN, batches=(4, 2))
     net = loaded(tmp_path, message, phase=phase)
     batch, crop = {"TRAIN": 4, "TEST": 2}[phase], ARCHITECTURES[name].crop

@@ -107,12 +107,3 @@ def test_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["net made"]
     caffe_port.pycaffe.init_log(2, stderr=False)
     assert logging.getLogger("caffe").level == logging.ERROR
-
-
-@pytest.mark.parametrize("name", ["SGDSolver", "NesterovSolver", "AdaGradSolver", "RMSPropSolver", "AdaDeltaSolver"])
-def test_solvers_say_that_they_are_not_there(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"{name}: training comes with a later release") as caught:
-        getattr(caffe_port.pycaffe, name)("solver.prototxt")
-    assert isinstance(caught.value, CaffePortError)
-    with pytest.raises(NotImplementedError, match="later release"):
-        caffe_port.pycaffe.get_solver("solver.prototxt")
