@@ -31,7 +31,7 @@ output_names parameters register_backward_hook register_buffer register_forward_
 register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
 register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
 register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty trace
-train training type value_slots xpu zero_grad
+train training type value_slots values_of xpu zero_grad
 """
 
 RESERVED = frozenset(_ATTRIBUTES.split())
