@@ -165,6 +165,20 @@ def test_half_activations(net: cp.Net, model: Any) -> None:
 
 
 @pytest.mark.parametrize("activations", [False, True])
+def test_an_input_that_is_given_out_as_it_comes(activations: bool) -> None:
+    net = small.filled(small.CONV_NET + small.one_input(2, name="q"))
+    model = to_onnx(net, batch=2)
+    made = to_half(model, activations=activations)
+    assert signature(made) == signature(model)
+    inputs = {
+        name: np.random.default_rng(1).random(shape).astype(np.float32) for name, shape in net.input_shapes.items()
+    }
+    inputs["q"] += 1e-4  # nothing that float16 could hold
+    assert np.array_equal(run_onnx(made, inputs)["q"], inputs["q"])
+    assert largest_error(made, model, inputs) < 0.01
+
+
+@pytest.mark.parametrize("activations", [False, True])
 def test_values_beyond_float16_are_named(net: cp.Net, activations: bool) -> None:
     weights = small.weights_of(net)
     weights["fc"][0][1, 2] = -70000.0

@@ -167,13 +167,12 @@ def _emit(net: Net, names: dict[Blob, str]) -> OnnxContext:
         assert emit is not None
         emit(context, layer, layer.definition, inputs)
     for blob in net.output_blobs:
-        # A net output nobody computes: an input, or a blob whose memory an in-place layer overwrote.
+        # A net output nobody computes: a blob whose memory an in-place layer overwrote. An input that no layer reads is
+        # another, which the graph gives out as it comes.
         if blob.alias_of is not None:
             names[blob] = blob.name
             value = blob.origin
             context.reshape(names[value], value.shape, blob.shape, output=blob.name)
-        elif blob.name in net.inputs and any(blob is given for given in net.input_blobs):
-            raise GraphError(f"input {blob.name!r} is used by no layer, so there is nothing to convert for it")
     return context
 
 

@@ -187,9 +187,20 @@ def _computing_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    # The converter makes a circle of an input that is given out as it comes.
+    through = {value.name for value in copy.graph.input} & {value.name for value in copy.graph.output}
+    for values in (copy.graph.input, copy.graph.output):
+        left = [value for value in values if value.name not in through]
+        del values[:]
+        values.extend(left)
     made: onnx.ModelProto = convert_float_to_float16(
         copy, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *KEPT_FLOAT]
     )
     # The converter appends its Casts at the end.
     OnnxModel.graph_topological_sort(made.graph, is_deterministic=True)
+    if through:
+        # Inputs and outputs are float32 still, under their names.
+        for values, wanted in ((made.graph.input, model.graph.input), (made.graph.output, model.graph.output)):
+            del values[:]
+            values.extend(wanted)
     return made
