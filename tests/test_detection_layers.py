@@ -535,7 +535,7 @@ def test_proposals_follow_the_source(kind: str, params: str, options: dict[str, 
         want = proposals_by_loops(inputs, definition.anchors, options)
         assert len(want)
         for backend, run in by_backend.items():
-            np.testing.assert_allclose(run(inputs), want, rtol=1e-5, atol=1e-3, err_msg=f"{backend}, seed {seed}")
+            np.testing.assert_allclose(run(inputs), want, rtol=1e-5, atol=1e-4, err_msg=f"{backend}, seed {seed}")
 
 
 def test_proposals_with_scores() -> None:
@@ -552,7 +552,7 @@ def test_proposals_with_scores() -> None:
             cases.run_onnx(cp.to_onnx(net), inputs),
             {k: v.numpy() for k, v in cp.to_pytorch(net)(*[torch.from_numpy(inputs[n]) for n in net.inputs]).items()},
         ):
-            np.testing.assert_allclose(other["y"], blobs["y"], rtol=1e-5, atol=1e-3)
+            np.testing.assert_allclose(other["y"], blobs["y"], rtol=1e-5, atol=1e-4)
             np.testing.assert_array_equal(other["scores"], blobs["scores"])
 
 

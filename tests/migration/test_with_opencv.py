@@ -74,15 +74,15 @@ def test_a_migrated_script_gives_the_same(
     blobs = cp.run(net, {"data": after["blob"]})
     expected = {"last": "a_boxes", "named": "a_boxes", "inside": "conv1", "one": "a_boxes"}
     for name, blob in expected.items():
-        np.testing.assert_allclose(after[name], blobs[blob], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(after[name], blobs[blob], rtol=1e-5, atol=1e-5)
     assert [array.shape for array in after["both"]] == [(1, 2), (1, 4)]
     if hasattr(cv2.dnn, "readNetFromCaffe"):
         before = executed(SCRIPT, picture)
         np.testing.assert_array_equal(after["blob"], before["blob"])
         for name in expected:
-            np.testing.assert_allclose(after[name], before[name], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(after[name], before[name], rtol=1e-5, atol=1e-5)
         for new, old in zip(after["both"], before["both"], strict=True):
-            np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
 
 
 @importer

@@ -44,14 +44,14 @@ def test_images_of_the_net_s_size_are_taken_whole(model: tuple[Path, Path]) -> N
     given = images(3, 8, 7)
     predictions = Classifier(*map(str, model), **OPTIONS).predict(given, oversample=False)
     assert predictions.shape == (3, 5)
-    assert predictions == pytest.approx(scores(np.stack([processed(image) for image in given])), rel=1e-4, abs=1e-3)
+    assert predictions == pytest.approx(scores(np.stack([processed(image) for image in given])), rel=1e-5, abs=1e-4)
 
 
 def test_the_centre_of_larger_images(model: tuple[Path, Path]) -> None:
     classifier = Classifier(*map(str, model), image_dims=(12, 11), **OPTIONS)
     given = images(2, 12, 11)
     expected = scores(np.stack([processed(image[2:10, 2:9]) for image in given]))
-    assert classifier.predict(given, oversample=False) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert classifier.predict(given, oversample=False) == pytest.approx(expected, rel=1e-5, abs=1e-4)
 
 
 def test_ten_crops_are_averaged(model: tuple[Path, Path]) -> None:
@@ -61,7 +61,7 @@ def test_ten_crops_are_averaged(model: tuple[Path, Path]) -> None:
     crops = io.oversample(small, (8, 7))
     expected = scores(np.stack([processed(crop) * 0.5 for crop in crops])).reshape(2, 10, 5).mean(1)
     predictions = classifier.predict(given)
-    assert predictions == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert predictions == pytest.approx(expected, rel=1e-5, abs=1e-4)
     assert not np.allclose(predictions, classifier.predict(given, oversample=False))
 
 

@@ -104,7 +104,7 @@ def test_forward_of_some_layers(net: caffe.Net) -> None:
     found = net.forward(start="ip", end="ip", blobs=["conv"])
     assert set(found) == {"ip_blob", "conv"} and np.array_equal(found["conv"], conv)
     weight, bias = net.params["ip"]
-    assert np.allclose(found["ip_blob"], conv.reshape(5, -1) @ weight.data.T + bias.data, rtol=1e-4, atol=1e-3)
+    assert np.allclose(found["ip_blob"], conv.reshape(5, -1) @ weight.data.T + bias.data, rtol=1e-5, atol=1e-4)
     assert net.blobs["loss"].data == 0
     with pytest.raises(ValueError, match="no layer 'fc8'"):
         net.forward(start="fc8")
@@ -118,7 +118,7 @@ def test_backward_of_some_layers(net: caffe.Net) -> None:
     found = net.backward(start="ip", end="ip", diffs=["ip_blob"])
     assert set(found) == {"conv", "ip_blob"}
     want = (seed @ net.params["ip"][0].data).reshape(found["conv"].shape)
-    assert np.allclose(found["conv"], want, rtol=1e-4, atol=1e-4)
+    assert np.allclose(found["conv"], want, rtol=1e-5, atol=1e-5)
     assert not net.blobs["data"].diff.any() and not net.params["conv"][0].diff.any()
 
 
