@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from command import Capture, failure
 from small import CONV_NET, write_model
 
 from caffe_port import cli
@@ -16,16 +17,6 @@ from caffe_port.commands import compare
 from caffe_port.tradeoff.comparison import ANNOUNCED
 from caffe_port.tradeoff.counting import RULES
 from caffe_port.tradeoff.timing import BACKENDS, RUNS
-
-Capture = pytest.CaptureFixture[str]
-
-
-def failure(capsys: Capture, *arguments: object) -> str:
-    """Runs a command that must fail with 2 and print nothing; returns what it says."""
-    assert cli.main(["compare", *map(str, arguments)]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("caffe-port: ") and "Traceback" not in err
-    return err
 
 
 def test_the_announcements_nets_are_the_default(capsys: Capture) -> None:
@@ -102,24 +93,33 @@ def test_defaults_and_choices_are_the_librarys() -> None:
 
 
 def test_unknown_nets_are_named_with_what_there_is(tmp_path: Path, capsys: Capture) -> None:
-    told = failure(capsys, "alexnet", "nonet", tmp_path / "none.prototxt")
+    told = failure(capsys, "compare", "alexnet", "nonet", tmp_path / "none.prototxt")
     assert len(told.splitlines()) == 1
     assert f"no net and no file is called 'nonet', '{tmp_path / 'none.prototxt'}'; known: alexnet, " in told
     assert all(name in told for name in ARCHITECTURES)
 
 
 def test_bad_arguments(tmp_path: Path, capsys: Capture) -> None:
-    assert "2 nets are called 'alexnet' (tell them apart: NAME=NET)" in failure(capsys, "alexnet", "alexnet")
-    assert "an accuracy is given of 'vgg'; the nets are alexnet" in failure(capsys, "alexnet", "--accuracy", "vgg=0.7")
+    def wrong(*arguments: object) -> str:
+        return failure(capsys, "compare", *arguments)
+
+    assert "2 nets are called 'alexnet' (tell them apart: NAME=NET)" in wrong("alexnet", "alexnet")
+    assert "an accuracy is given of 'vgg'; the nets are alexnet" in failure(
+        capsys, "compare", "alexnet", "--accuracy", "vgg=0.7"
+    )
     for text in ("alexnet", "alexnet=", "alexnet=71", "alexnet=x", "=0.7", "alexnet=0.5,0.6,0.7", "alexnet=0"):
-        assert "is no accuracy: NAME=TOP1 or NAME=TOP1,TOP5" in failure(capsys, "alexnet", "--accuracy", text)
+        assert "is no accuracy: NAME=TOP1 or NAME=TOP1,TOP5" in failure(
+            capsys, "compare", "alexnet", "--accuracy", text
+        )
     # Before anything is counted.
-    assert "a figure is a file ending in .png" in failure(capsys, "nonet", "--figure", tmp_path / "f.gif")
-    assert "no top-1 accuracy is known of ms_ctc" in failure(capsys, "ms_ctc", "--figure", tmp_path / "f.html")
-    assert "threads must be at least 1" in failure(capsys, "ms_ctc", "--time", "--threads", "0")
+    assert "a figure is a file ending in .png" in wrong("nonet", "--figure", tmp_path / "f.gif")
+    assert "no top-1 accuracy is known of ms_ctc" in failure(
+        capsys, "compare", "ms_ctc", "--figure", tmp_path / "f.html"
+    )
+    assert "threads must be at least 1" in wrong("ms_ctc", "--time", "--threads", "0")
 
 
 def test_a_file_that_is_no_net(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "broken.prototxt"
     path.write_text("layer {")
-    assert "broken.prototxt" in failure(capsys, path)
+    assert "broken.prototxt" in failure(capsys, "compare", path)
