@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+from fork_layers import F32
 from numpy.typing import NDArray
 from test_conversion import recorded_as
-from test_detection_layers import F32, rows_by_loops
+from test_detection_layers import rows_by_loops
 
 import caffe_port as cp
 from caffe_port import recording
