@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 
 from caffe_port.errors import MissingDependency, WeightsError
+from caffe_port.limits import MAX_AXES, MAX_ELEMENTS, hint, limits
+from caffe_port.proto.blobs import Values
 from caffe_port.proto.files import replacing
-from caffe_port.proto.wire import MAX_AXES, MAX_COUNT, Values
 
 __all__ = ["HDF5Blob", "HDF5Layer", "import_h5py", "is_hdf5", "numbers_of", "opened", "read", "write"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-MAX_NESTING = 32
-"""Of groups in each other, which stand for the `/` in a layer's name. A link back to its own group ends there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -122,8 +121,8 @@ def _members(group: Any, where: str) -> Iterator[tuple[str, Any]]:
 def numbers_of(dataset: Any, where: str) -> Values:
     """The values of a dataset: 1-D in C order, read-only; float64 where the file has float64, else float32.
 
-    Raises: WeightsError for anything but floats and integers, for more than MAX_COUNT values, for values that are kept
-    in other files, and for fewer bytes than its shape needs.
+    Raises: WeightsError for anything but floats and integers, for more than MAX_ELEMENTS values, for values that are
+    kept in other files, and for fewer bytes than its shape needs.
     """
     shape = tuple(map(int, dataset.shape or ()))
     count = _checked_count(shape, where)
@@ -161,8 +160,8 @@ def _checked_count(shape: tuple[int, ...], where: str) -> int:
     count = 1
     for dim in shape:
         count *= dim
-    if max(shape, default=0) > MAX_COUNT or count > MAX_COUNT:
-        raise WeightsError(f"{where}: has more than {MAX_COUNT} elements by its shape {_dims(shape)}")
+    if max(shape, default=0) > MAX_ELEMENTS or count > MAX_ELEMENTS:
+        raise WeightsError(f"{where}: has more than {MAX_ELEMENTS} elements by its shape {_dims(shape)}")
     return count
 
 
@@ -196,8 +195,11 @@ def read(path: str | os.PathLike[str]) -> list[HDF5Layer]:
 def _add_layer(layer: str, group: Any, found: list[HDF5Layer], file: str, depth: int) -> None:
     """Appends a layer, and those of the groups in its group."""
     h5py = import_h5py()
-    if depth > MAX_NESTING:
-        raise WeightsError(f"{file}: /data/{layer}: groups nested deeper than {MAX_NESTING}")
+    # Groups in each other stand for the `/` in a layer's name. A link back to its own group ends here.
+    if depth > limits.hdf5_nesting:
+        raise WeightsError(
+            f"{file}: /data/{layer}: groups nested deeper than {limits.hdf5_nesting}; {hint('hdf5_nesting')}"
+        )
     blobs: dict[int, HDF5Blob] = {}
     inner: list[tuple[str, Any]] = []
     for name, member in _members(group, file):
@@ -216,8 +218,12 @@ def _add_layer(layer: str, group: Any, found: list[HDF5Layer], file: str, depth:
             blobs[int(name)] = HDF5Blob(shape, member, where)
     if blobs or not inner:
         most = max(blobs, default=-1)
-        if most > 1000:
-            raise WeightsError(f"{file}: /data/{layer}/{most}: no layer has that many learned blobs")
+        if most >= limits.layer_blobs:
+            raise WeightsError(
+                f"{file}: /data/{layer}/{most}: no layer has that many learned blobs; {hint('layer_blobs')}"
+            )
+        if len(found) >= limits.layers:
+            raise WeightsError(f"{file}: has more than {limits.layers} layers; {hint('layers')}")
         found.append((layer, [blobs.get(index) for index in range(most + 1)]))
     for name, member in inner:
         _add_layer(name, member, found, file, depth + 1)

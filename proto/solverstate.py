@@ -16,8 +16,9 @@ import numpy as np
 
 from caffe_port.errors import WeightsError
 from caffe_port.proto import hdf5, schema, wire
+from caffe_port.proto.blobs import BlobData, blob_chunks
 from caffe_port.proto.files import replacing
-from caffe_port.proto.wire import BlobData
+from caffe_port.proto.wire_format import tagged
 
 __all__ = ["SolverState", "is_solverstate", "read", "write"]
 
@@ -151,8 +152,8 @@ def write(path: str | os.PathLike[str], state: SolverState, *, as_hdf5: bool = F
     head.iter, head.learned_net, tail.current_step = state.iteration, state.learned_net, state.current_step
     pieces: list[Any] = [head.SerializeToString()]
     for index, blob in enumerate(state.history):
-        chunks = wire._blob_chunks(blob, f"{os.fspath(path)}: history blob {index}")
-        pieces += [wire._tagged(_HISTORY, wire._length(chunks)), *chunks]
+        chunks = blob_chunks(blob, f"{os.fspath(path)}: history blob {index}")
+        pieces += [tagged(_HISTORY, sum(map(len, chunks))), *chunks]
     wire.write_pieces(path, [*pieces, tail.SerializeToString()])
 
 

@@ -15,9 +15,9 @@ from google.protobuf import unknown_fields
 
 from caffe_port.errors import GraphError, Location, Problem, Problems, PrototxtError
 from caffe_port.proto import dialects, schema
+from caffe_port.proto.blobs import BlobData
 from caffe_port.proto.schema import Message
-from caffe_port.proto.text import SourceMap
-from caffe_port.proto.wire import BlobData
+from caffe_port.proto.source_map import SourceMap
 
 __all__ = ["SourcePath", "UpgradedNet", "upgrade_net", "upgrade_solver"]
 

@@ -2,11 +2,6 @@
 
 The learned numbers, nearly all of a file, are not parsed: the wire format is scanned for them, NumPy looks at them in
 the mapped file, and only the rest goes to protobuf. So reading takes no memory to speak of and knows no 2 GiB limit.
-Every length is checked against what encloses it before it is used.
-
-The wire format (https://protobuf.dev/programming-guides/encoding/): a message is a row of fields, each a varint tag
-(number << 3 | wire type) and a value: 0 varint, 1 eight bytes, 2 a varint length and so many bytes, 5 four bytes;
-3 and 4 bracket a group.
 """
 
 from __future__ import annotations
@@ -15,24 +10,23 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from caffe_port.errors import Problems, WeightsError
+from caffe_port.limits import MAX_ELEMENTS, hint, limits
 from caffe_port.proto import dialects, schema
+from caffe_port.proto.blobs import DATA, DOUBLE_DATA, FLOAT, BlobData, Values, blob_at, blob_chunks
 from caffe_port.proto.files import replacing
 from caffe_port.proto.schema import Message
+from caffe_port.proto.wire_format import Cut, Damaged, scan, tagged, varint
 
 __all__ = [
-    "MAX_AXES",
-    "MAX_COUNT",
-    "BlobData",
     "WeightFile",
     "looks_binary",
     "patched",
@@ -45,16 +39,6 @@ __all__ = [
     "write_pieces",
 ]
 
-MAX_COUNT = 2**31 - 1
-"""Caffe counts the elements of a blob in an int, and refuses more; protobuf's C++ refuses files of more bytes."""
-
-MAX_AXES = 32
-"""Caffe refuses blobs of more axes."""
-
-MAX_PROBLEMS = 50
-"""Of so many damaged blobs an error tells; more would help nobody."""
-
-_MAX_GROUPS = 100
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 # Field numbers: NetParameter, LayerParameter, V1LayerParameter, V0LayerParameter, BlobProto, BlobShape.
@@ -64,29 +48,6 @@ _V1_LAYER, _V1_NAME, _V1_BLOBS = 1, 4, 6
 _V0_NAME, _V0_BLOBS = 1, 50
 # What is read of a layer where only its blobs are wanted: name, type, and the V0 layer in a V1 one.
 _STABLE = {(_V2_NAME, _V2_BLOBS): (1, 2), (_V1_NAME, _V1_BLOBS): (_V1_LAYER, 4, 5), (_V0_NAME, _V0_BLOBS): (1, 2)}
-_DATA, _DIFF, _SHAPE, _DOUBLE_DATA, _DOUBLE_DIFF = 5, 6, 7, 8, 9
-_DIM = 1
-_FLOAT: np.dtype[Any] = np.dtype("<f4")
-_DOUBLE: np.dtype[Any] = np.dtype("<f8")
-_VALUES: dict[int, np.dtype[Any]] = {_DATA: _FLOAT, _DIFF: _FLOAT, _DOUBLE_DATA: _DOUBLE, _DOUBLE_DIFF: _DOUBLE}
-
-Values = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BlobData:
-    """One learned blob.
-
-    shape: the dims; of a legacy blob the four numbers (num, channels, height, width), where absent ones are 0.
-    legacy: whether the file gives num, channels, height and width (they win over `shape`, as in Caffe).
-    data: 1-D in C order, float32 or float64 (`double_data`), read-only; from a file a view of it, so maybe unaligned.
-    diff: the gradients, in the same way, or None where the file has none.
-    """
-
-    shape: tuple[int, ...]
-    legacy: bool
-    data: Values
-    diff: Values | None = None
 
 
 @dataclass(slots=True)
@@ -133,261 +94,12 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class _Damaged(Exception):
-    def __init__(self, offset: int, message: str) -> None:
-        super().__init__(message)
-        self.offset = offset
-        self.message = message
-
-
-class _Cut(_Damaged):
-    """What should stand here goes on beyond the end of the file, up to `needed` bytes at least."""
-
-    def __init__(self, offset: int, needed: int) -> None:
-        super().__init__(offset, "the file is truncated")
-        self.needed = needed
-
-
-def _varint(data: Any, at: int, end: int) -> tuple[int, int]:
-    """A varint and the offset behind it. Bits beyond 64 are dropped, as protobuf does."""
-    result = shift = 0
-    start = at
-    while at < end:
-        byte = data[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result & 0xFFFFFFFFFFFFFFFF, at
-        shift += 7
-        if shift > 63:
-            raise _Damaged(start, "a number is longer than ten bytes")
-    if end == len(data):
-        raise _Cut(start, end + 1)
-    raise _Damaged(start, "a number runs over the end of its message")
-
-
-_FieldAt = tuple[int, int, int, int, int]
-
-
-def _field_at(data: Any, start: int, end: int) -> _FieldAt:
-    """The field that begins at `start`: (number, wire type, start of the tag, start of the value, end of the value).
-
-    For wire type 2 the value is what follows the length; a group is one field of wire type 3 up to behind its end tag.
-    """
-    tag = data[start]
-    at = start + 1
-    if tag >= 0x80:
-        tag, at = _varint(data, start, end)
-    number, wire = tag >> 3, tag & 7
-    if not number or tag > 0xFFFFFFFF:
-        raise _Damaged(start, f"{tag} is no field tag")
-    value = at
-    if wire == 2:
-        length, value = _varint(data, at, end)
-        at = value + length
-        if at > end:
-            _overrun(data, start, number, at, length, end - value, end)
-    elif wire == 0:
-        _, at = _varint(data, at, end)
-    elif wire == 5 or wire == 1:
-        at += 4 if wire == 5 else 8
-        if at > end:
-            _overrun(data, start, number, at, at - value, end - value, end)
-    elif wire == 3:
-        at = _skip_group(data, start, value, end, number)
+def _append(places: list[tuple[int, int]], start: int, stop: int) -> None:
+    """Adds a place to others, as one with the last where it follows it: a file may have millions of tiny fields."""
+    if places and places[-1][1] == start:
+        places[-1] = places[-1][0], stop
     else:
-        raise _Damaged(start, f"field {number} has the wire type {wire}, which does not belong there")
-    return number, wire, start, value, at
-
-
-def _scan(data: Any, at: int, end: int) -> Iterator[_FieldAt]:
-    """The fields between two offsets, as `_field_at` describes them."""
-    while at < end:
-        found = _field_at(data, at, end)
-        yield found
-        at = found[4]
-
-
-def _overrun(data: Any, start: int, number: int, needed: int, length: int, left: int, end: int) -> None:
-    if end == len(data):
-        raise _Cut(start, needed)
-    raise _Damaged(start, f"field {number} claims {length} bytes, of which its message has {left}")
-
-
-def _skip_group(data: Any, start: int, at: int, end: int, number: int) -> int:
-    """The offset behind a group whose content begins at `at`."""
-    open_groups = [number]
-    while open_groups:
-        if at >= end:
-            if end == len(data):
-                raise _Cut(start, end + 1)
-            raise _Damaged(start, f"group {number} has no end")
-        tag_at = at
-        tag, at = _varint(data, at, end)
-        inner, wire = tag >> 3, tag & 7
-        if not inner or tag > 0xFFFFFFFF:
-            raise _Damaged(tag_at, f"{tag} is no field tag")
-        if wire == 3:
-            open_groups.append(inner)
-            if len(open_groups) > _MAX_GROUPS:
-                raise _Damaged(start, f"groups nested deeper than {_MAX_GROUPS}")
-        elif wire == 4:
-            if open_groups.pop() != inner:
-                raise _Damaged(tag_at, f"group {inner} ends where another is open")
-        elif wire == 0:
-            _, at = _varint(data, at, end)
-        elif wire in (1, 2, 5):
-            if wire == 2:
-                length, at = _varint(data, at, end)
-            else:
-                length = 8 if wire == 1 else 4
-            if at + length > end:
-                _overrun(data, tag_at, inner, at + length, length, end - at, end)
-            at += length
-        else:
-            raise _Damaged(tag_at, f"field {inner} has the wire type {wire}, which does not exist")
-    return at
-
-
-def _unpacked(data: Any, tag: int, at: int, end: int, width: int) -> int:
-    """How many records of one tag byte and `width` bytes follow each other from `at` on."""
-    step = 1 + width
-    most = (end - at) // step
-    count = 0
-    block = 64
-    while count < most:
-        size = min(block, most - count)
-        tags = np.frombuffer(data, np.uint8, size * step, at + count * step)[::step]
-        other = np.flatnonzero(tags != tag)
-        if other.size:
-            return count + int(other[0])
-        count += size
-        block *= 4
-    return count
-
-
-def _read_dims(data: Any, at: int, end: int, dims: list[int]) -> None:
-    for number, wire, start, value, stop in _scan(data, at, end):
-        if number != _DIM:
-            continue
-        if wire == 0:
-            dims.append(_signed(_varint(data, value, stop)[0], 64))
-        elif wire == 2:
-            while value < stop:
-                dim, value = _varint(data, value, stop)
-                dims.append(_signed(dim, 64))
-                if len(dims) > MAX_AXES:
-                    raise _Damaged(start, f"a blob has more than {MAX_AXES} axes")
-        else:
-            raise _Damaged(start, f"the dims of a blob have the wire type {wire}")
-        if len(dims) > MAX_AXES:
-            raise _Damaged(start, f"a blob has more than {MAX_AXES} axes")
-
-
-def _signed(value: int, bits: int) -> int:
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def _read_blob(data: Any, at: int, end: int) -> tuple[BlobData, str]:
-    """A BlobProto, and what is wrong with it ("" for nothing)."""
-    dims: list[int] = []
-    legacy = [0, 0, 0, 0]
-    has_legacy = False
-    pieces: dict[int, list[Values | bytearray]] = {}
-    unknown: set[int] = set()
-    while at < end:
-        number, wire, start, value, at = _field_at(data, at, end)
-        if number in _VALUES:
-            dtype = _VALUES[number]
-            width = dtype.itemsize
-            if wire == 2:
-                if (at - value) % width:
-                    raise _Damaged(start, f"{at - value} bytes of blob values are no multiple of {width}")
-                if at > value:
-                    _add(pieces.setdefault(number, []), np.frombuffer(data, dtype, (at - value) // width, value))
-            elif wire == (5 if width == 4 else 1):
-                own = pieces.setdefault(number, [])
-                if value - start == 1 and at < end and data[at] == data[start]:
-                    count = _unpacked(data, data[start], start, end, width)
-                    at = start + count * (1 + width)
-                    records = np.frombuffer(data, np.uint8, count * (1 + width), start).reshape(count, 1 + width)
-                    _add(own, np.ascontiguousarray(records[:, 1:]).reshape(-1).view(dtype))
-                else:
-                    _add_bytes(own, data[value:at])
-            else:
-                raise _Damaged(start, f"blob values have the wire type {wire}")
-        elif number == _SHAPE:
-            if wire != 2:
-                raise _Damaged(start, f"the shape of a blob has the wire type {wire}")
-            _read_dims(data, value, at, dims)
-        elif number <= 4:
-            if wire:
-                raise _Damaged(start, f"num, channels, height or width of a blob has the wire type {wire}")
-            legacy[number - 1] = _signed(_varint(data, value, at)[0], 32)
-            has_legacy = True
-        else:
-            unknown.add(number)
-    # Caffe takes the doubles wherever there are any.
-    values = _joined(pieces, _DOUBLE_DATA, _DATA)
-    diff = _joined(pieces, _DOUBLE_DIFF, _DIFF)
-    shape = tuple(legacy if has_legacy else dims)
-    blob = BlobData(shape, has_legacy, values if values.size else _EMPTY, diff if diff.size else None)
-    return blob, _wrong(blob, unknown)
-
-
-def _add(pieces: list[Values | bytearray], values: Values) -> None:
-    if not pieces or values.size > 64:
-        pieces.append(values)
-    else:
-        _add_bytes(pieces, values.tobytes())
-
-
-def _add_bytes(pieces: list[Values | bytearray], raw: Any) -> None:
-    # Millions of tiny pieces, as only a damaged file has them, must not become millions of arrays.
-    if not pieces or not isinstance(pieces[-1], bytearray):
-        pieces.append(bytearray())
-    last = pieces[-1]
-    assert isinstance(last, bytearray)
-    last += raw
-
-
-def _joined(pieces: dict[int, list[Values | bytearray]], wide: int, narrow: int) -> Values:
-    number = wide if wide in pieces else narrow
-    dtype = _VALUES[number]
-    arrays = [np.frombuffer(one, dtype) if isinstance(one, bytearray) else one for one in pieces.get(number, [])]
-    if not arrays:
-        return _EMPTY
-    values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    values.flags.writeable = False
-    return values
-
-
-_EMPTY: Values = np.empty(0, _FLOAT)
-_EMPTY.flags.writeable = False
-
-
-def _wrong(blob: BlobData, unknown: set[int]) -> str:
-    count = 1
-    for dim in blob.shape:
-        if dim < 0:
-            return f"has a negative dim in its shape {_shape(blob)}"
-        count *= dim
-    if max(blob.shape, default=0) > MAX_COUNT or count > MAX_COUNT:
-        return f"has more than {MAX_COUNT} elements by its shape {_shape(blob)}"
-    if count != blob.data.size:
-        hint = ""
-        if unknown and not blob.data.size:
-            numbers = ", ".join(map(str, sorted(unknown)))
-            hint = f"; its fields {numbers} are a fork's (NVIDIA's keeps half precision values in such)"
-        return f"has {blob.data.size} values, its shape {_shape(blob)} needs {count}{hint}"
-    if blob.diff is not None and blob.diff.size != count:
-        return f"has {blob.diff.size} gradients, its shape {_shape(blob)} needs {count}"
-    return ""
-
-
-def _shape(blob: BlobData) -> str:
-    return "x".join(map(str, blob.shape)) or "without axes"
+        places.append((start, stop))
 
 
 class _Reader:
@@ -399,10 +111,11 @@ class _Reader:
         self.definition = definition
         self.problems = Problems()
         self.layer: str | None = None
+        self.definition_bytes = 0
 
-    def damaged(self, error: _Damaged, what: str) -> WeightsError:
+    def damaged(self, error: Damaged, what: str) -> WeightsError:
         there = f"layer {self.layer!r}" if self.layer is not None else what
-        if isinstance(error, _Cut):
+        if isinstance(error, Cut):
             return WeightsError(
                 f"{self.name}: ends in the middle of {there} at byte {error.offset}: the file is truncated "
                 f"({error.needed} bytes expected at least, {len(self.data)} there)"
@@ -411,22 +124,24 @@ class _Reader:
 
     def net(self) -> tuple[Message, list[list[BlobData]], list[list[tuple[int, int]]]]:
         data, end = self.data, len(self.data)
-        rest: list[Any] = []
+        rest: list[tuple[int, int]] = []
         layers: dict[int, list[tuple[int, int]]] = {_NET_LAYERS: [], _NET_LAYER: []}
         blobs: dict[int, list[list[BlobData]]] = {_NET_LAYERS: [], _NET_LAYER: []}
         spans: dict[int, list[list[tuple[int, int]]]] = {_NET_LAYERS: [], _NET_LAYER: []}
         try:
-            for number, wire, start, value, stop in _scan(data, 0, end):
+            for number, wire, start, value, stop in scan(data, 0, end):
                 if number in layers:
                     if wire != 2:
-                        raise _Damaged(start, f"a layer has the wire type {wire}")
+                        raise Damaged(start, f"a layer has the wire type {wire}")
                     layers[number].append((value, stop))
+                    if len(layers[number]) > limits.layers:
+                        raise WeightsError(f"{self.name}: has more than {limits.layers} layers; {hint('layers')}")
                 else:
-                    rest.append(data[start:stop])
-        except _Cut as error:
+                    _append(rest, start, stop)
+        except Cut as error:
             self.layer = self.cut_layer(error.offset)
             raise self.damaged(error, "the net") from None
-        except _Damaged as error:
+        except Damaged as error:
             raise self.damaged(error, "the net") from None
         net = self.parsed("NetParameter", rest if self.definition else [], "the net", 0)
         for number, places in layers.items():
@@ -435,10 +150,10 @@ class _Reader:
                 what = f"the layer with index {index}"
                 try:
                     inner, inner_rest = self.one_layer(number, value, stop, blobs[number], spans[number])
-                except _Damaged as error:
+                except Damaged as error:
                     # The layer itself was seen to end within the file, so nothing in it is cut off.
-                    message = "a field is longer than what it is in" if isinstance(error, _Cut) else error.message
-                    raise self.damaged(_Damaged(error.offset, message), what) from None
+                    message = "a field is longer than what it is in" if isinstance(error, Cut) else error.message
+                    raise self.damaged(Damaged(error.offset, message), what) from None
                 added = (net.layer if number == _NET_LAYER else net.layers).add()
                 self.fill(added, inner_rest, what, value)
                 if inner is not None:
@@ -453,54 +168,57 @@ class _Reader:
 
     def one_layer(
         self, number: int, at: int, end: int, found: list[list[BlobData]], spans: list[list[tuple[int, int]]]
-    ) -> tuple[list[Any] | None, list[Any]]:
+    ) -> tuple[list[tuple[int, int]] | None, list[tuple[int, int]]]:
         """Appends a layer's blobs to `found` and their places to `spans`.
 
-        Returns the other bytes of its V0 layer, if it has one, and of itself.
+        Returns where the other bytes of its V0 layer are, if it has one, and those of itself.
         """
         name_field, blob_field = (_V2_NAME, _V2_BLOBS) if number == _NET_LAYER else (_V1_NAME, _V1_BLOBS)
         blobs: list[tuple[int, int, int]] = []
-        inner: list[Any] | None = None
-        rest = self.without_blobs(at, end, name_field, blob_field, blobs)
-        if number == _NET_LAYERS:
-            outer, rest = rest, []
+        inner: list[tuple[int, int]] | None = None
+        rest, v0 = self.without_blobs(at, end, name_field, blob_field, blobs)
+        if v0:
             beside = len(blobs)
-            for piece in outer:
-                if piece[0] == (_V1_LAYER << 3 | 2):
-                    # Offsets stay those of the file, for the sake of the errors.
-                    start, stop = piece[1], piece[2]
-                    inner = (inner or []) + self.without_blobs(start, stop, _V0_NAME, _V0_BLOBS, blobs)
-                else:
-                    rest.append(piece)
-            if beside and inner is not None:
+            inner = []
+            for start, stop in v0:
+                # Offsets stay those of the file, for the sake of the errors.
+                inner += self.without_blobs(start, stop, _V0_NAME, _V0_BLOBS, blobs)[0]
+            if beside:
                 message = f"{self.name}: byte {at}: blobs stand beside a V0 layer, where Caffe does not look at them"
                 self.problems.add(WeightsError, message, layer=self.layer)
         found.append([self.blob(index, *place) for index, place in enumerate(sorted(blobs))])
         spans.append([(start, stop) for start, stop, _ in sorted(blobs)])
-        return (None if inner is None else self.bytes_of(inner)), self.bytes_of(rest)
-
-    def bytes_of(self, pieces: list[Any]) -> list[Any]:
-        return [self.data[piece[3] : piece[2]] for piece in pieces]
+        return inner, rest
 
     def without_blobs(
         self, at: int, end: int, name_field: int, blob_field: int, blobs: list[tuple[int, int, int]]
-    ) -> list[Any]:
-        """The fields of a layer but its blobs as (tag, start of the value, end, start of the tag)."""
-        rest = []
-        for number, wire, start, value, stop in _scan(self.data, at, end):
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Where the fields of a layer are but its blobs, and where the contents of V0 layers in it; the blobs, as
+        (start of the value, end, start of the tag), are appended to `blobs`."""
+        rest: list[tuple[int, int]] = []
+        v0: list[tuple[int, int]] = []
+        v0_field = _V1_LAYER if blob_field == _V1_BLOBS else 0
+        for number, wire, start, value, stop in scan(self.data, at, end):
             if number == blob_field:
                 if wire != 2:
-                    raise _Damaged(start, f"a blob has the wire type {wire}")
+                    raise Damaged(start, f"a blob has the wire type {wire}")
                 blobs.append((value, stop, start))
+                if len(blobs) > limits.layer_blobs:
+                    raise WeightsError(
+                        f"{self.name}: byte {at}: a layer has more than {limits.layer_blobs} learned blobs; "
+                        f"{hint('layer_blobs')}"
+                    )
+            elif number == v0_field and wire == 2:
+                v0.append((value, stop))
             elif self.definition or number in _STABLE[name_field, blob_field]:
                 if number == name_field and wire == 2:
                     self.layer = bytes(self.data[value : min(stop, value + 200)]).decode("utf-8", "replace")
-                rest.append((number << 3 | wire, value, stop, start))
-        return rest
+                _append(rest, start, stop)
+        return rest, v0
 
     def blob(self, index: int, at: int, end: int, start: int) -> BlobData:
-        blob, wrong = _read_blob(self.data, at, end)
-        if wrong and len(self.problems.found) < MAX_PROBLEMS:
+        blob, wrong = blob_at(self.data, at, end)
+        if wrong and len(self.problems.found) < limits.problems:
             message = f"{self.name}: byte {start}: blob {index} {wrong}"
             self.problems.add(WeightsError, message, layer=self.layer)
         return blob
@@ -508,27 +226,34 @@ class _Reader:
     def cut_layer(self, offset: int) -> str | None:
         """The name of the layer that is cut off, if that much of it is left."""
         try:
-            tag, at = _varint(self.data, offset, len(self.data))
-            _, at = _varint(self.data, at, len(self.data))
+            tag, at = varint(self.data, offset, len(self.data))
+            _, at = varint(self.data, at, len(self.data))
             wanted = {_NET_LAYER << 3 | 2: _V2_NAME, _NET_LAYERS << 3 | 2: _V1_NAME}.get(tag)
             if wanted is None:
                 return None
-            for number, wire, _, value, stop in _scan(self.data, at, len(self.data)):
+            for number, wire, _, value, stop in scan(self.data, at, len(self.data)):
                 if number == wanted and wire == 2:
                     return bytes(self.data[value : min(stop, value + 200)]).decode("utf-8", "replace")
-        except _Damaged:
+        except Damaged:
             # An error is being reported already; the name would have been an extra.
             return None
         return None
 
-    def parsed(self, message_name: str, pieces: list[Any], what: str, offset: int) -> Message:
+    def parsed(self, message_name: str, pieces: list[tuple[int, int]], what: str, offset: int) -> Message:
         message = schema.message(message_name)
         self.fill(message, pieces, what, offset)
         return message
 
-    def fill(self, message: Message, pieces: list[Any], what: str, offset: int) -> None:
-        # Blobs are out, so this is small in a sane file; in a mad one it is bounded by the file's size.
-        raw = b"".join(pieces)
+    def fill(self, message: Message, pieces: list[tuple[int, int]], what: str, offset: int) -> None:
+        """Parses what stands at these places into a message."""
+        # Blobs are out, so this is small in a sane file.
+        self.definition_bytes += sum(stop - start for start, stop in pieces)
+        if self.definition_bytes > limits.definition_bytes:
+            raise WeightsError(
+                f"{self.name}: has more than {limits.definition_bytes:,} bytes beside its blobs; "
+                f"{hint('definition_bytes')}"
+            )
+        raw = b"".join(self.data[start:stop] for start, stop in pieces)
         # An empty layer must count as present too.
         message.SetInParent()
         try:
@@ -622,7 +347,7 @@ def read(path: str | os.PathLike[str], *, definition: bool = True) -> WeightFile
     Blobs in a V0 layer count as their entry's. Values may be packed, in several pieces, or unpacked; only in the last
     two cases are they copied.
     Raises: WeightsError for a file that is missing, of another format, truncated or damaged, and, all in one, for every
-    blob whose dims are negative or beyond MAX_COUNT elements, or whose number of values is not that of its shape.
+    blob whose dims are negative or beyond MAX_ELEMENTS elements, or whose number of values is not that of its shape.
     Source: BVLC/caffe @ 9b89154, blob.cpp (FromProto) and caffe.proto.
     """
     name = os.fspath(path)
@@ -634,8 +359,8 @@ def read(path: str | os.PathLike[str], *, definition: bool = True) -> WeightFile
         net, blobs, places = reader.net()
     except WeightsError as error:
         raise (_text_hint(name, data, wanted) or error) from None
-    if not net.layer and not net.layers and (hint := _text_hint(name, data, wanted)):
-        raise hint
+    if not net.layer and not net.layers and (told := _text_hint(name, data, wanted)):
+        raise told
     return WeightFile(Path(path), net, blobs, len(data), places, data, stamp)
 
 
@@ -649,8 +374,8 @@ def read_blob(path: str | os.PathLike[str]) -> BlobData:
     wanted = "a binaryproto"
     _refuse_others(name, data, wanted)
     try:
-        blob, wrong = _read_blob(data, 0, len(data))
-    except _Damaged as error:
+        blob, wrong = blob_at(data, 0, len(data))
+    except Damaged as error:
         raise (_text_hint(name, data, wanted) or _Reader(name, data).damaged(error, "the blob")) from None
     if wrong:
         raise WeightsError(f"{name}: the blob {wrong}")
@@ -658,50 +383,6 @@ def read_blob(path: str | os.PathLike[str]) -> BlobData:
 
 
 # Writing
-
-
-def _encoded(value: int) -> bytes:
-    value &= 0xFFFFFFFFFFFFFFFF
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _tagged(number: int, length: int) -> bytes:
-    return _encoded(number << 3 | 2) + _encoded(length)
-
-
-def _blob_chunks(blob: BlobData, where: str) -> list[Any]:
-    """A BlobProto in pieces, its fields by number, as protobuf writes them."""
-    wrong = _wrong(blob, set())
-    if wrong:
-        raise WeightsError(f"{where} {wrong}")
-    if blob.legacy and len(blob.shape) != 4:
-        raise WeightsError(f"{where} is a legacy blob with {len(blob.shape)} dims instead of 4")
-    fields: list[tuple[int, Any]] = []
-    for values, narrow, wide in ((blob.data, _DATA, _DOUBLE_DATA), (blob.diff, _DIFF, _DOUBLE_DIFF)):
-        if values is None or not values.size:
-            continue
-        dtype: np.dtype[Any] | None = None
-        if values.dtype.kind == "f":
-            dtype = {4: _FLOAT, 8: _DOUBLE}.get(values.dtype.itemsize)
-        if dtype is None:
-            raise WeightsError(f"{where} is {values.dtype}; Caffe has float32 and float64")
-        flat = np.ascontiguousarray(values, dtype).reshape(-1)
-        fields.append((narrow if dtype is _FLOAT else wide, flat.view(np.uint8).data))
-    chunks: list[Any] = []
-    if blob.legacy:
-        chunks.append(b"".join(_encoded(number << 3) + _encoded(dim) for number, dim in enumerate(blob.shape, 1)))
-    else:
-        dims = b"".join(map(_encoded, blob.shape))
-        if dims:
-            fields.append((_SHAPE, _tagged(_DIM, len(dims)) + dims))
-    for number, payload in sorted(fields, key=lambda entry: entry[0]):
-        chunks += [_tagged(number, len(payload)), payload]
-    return chunks
 
 
 def _length(chunks: list[Any]) -> int:
@@ -712,7 +393,7 @@ def _split(raw: bytes, descriptor: Any, number: int) -> int:
     """The offset in a serialized message at which a field of that number belongs: known fields stand sorted by number,
     and unknown ones behind them all."""
     known = descriptor.fields_by_number
-    for found, _, start, _, _ in _scan(raw, 0, len(raw)):
+    for found, _, start, _, _ in scan(raw, 0, len(raw)):
         if found > number or found not in known:
             return start
     return len(raw)
@@ -727,8 +408,8 @@ def _layer_chunks(layer: Any, blobs: Sequence[BlobData], name: str) -> list[Any]
     inserted: list[Any] = []
     number = {"V0LayerParameter": _V0_BLOBS, "V1LayerParameter": _V1_BLOBS}.get(holder.DESCRIPTOR.name, _V2_BLOBS)
     for index, blob in enumerate(blobs):
-        chunks = _blob_chunks(blob, f"{where} {index}")
-        inserted += [_tagged(number, _length(chunks)), *chunks]
+        chunks = blob_chunks(blob, f"{where} {index}")
+        inserted += [tagged(number, _length(chunks)), *chunks]
     raw = holder.SerializeToString(deterministic=True)
     at = _split(raw, holder.DESCRIPTOR, number) if inserted else 0
     chunks = [raw[:at], *inserted, raw[at:]]
@@ -737,7 +418,7 @@ def _layer_chunks(layer: Any, blobs: Sequence[BlobData], name: str) -> list[Any]
     outer = type(layer)()
     outer.CopyFrom(layer)
     outer.ClearField("layer")
-    return [_tagged(_V1_LAYER, _length(chunks)), *chunks, outer.SerializeToString(deterministic=True)]
+    return [tagged(_V1_LAYER, _length(chunks)), *chunks, outer.SerializeToString(deterministic=True)]
 
 
 def _is_v0(layer: Any) -> bool:
@@ -771,11 +452,11 @@ def serialized(net: Message, blobs: Sequence[Sequence[BlobData]], name: str) -> 
     written: list[Any] = [raw[:at]]
     for layer, own in zip(layers, blobs, strict=True):
         chunks = _layer_chunks(layer, own, name)
-        written += [_tagged(number, _length(chunks)), *chunks]
+        written += [tagged(number, _length(chunks)), *chunks]
     written.append(raw[at:])
     total = _length(written)
-    if total > MAX_COUNT:
-        raise WeightsError(f"{name}: would have {total} bytes; Caffe reads no more than {MAX_COUNT}")
+    if total > MAX_ELEMENTS:
+        raise WeightsError(f"{name}: would have {total} bytes; Caffe reads no more than {MAX_ELEMENTS}")
     return written
 
 
@@ -801,9 +482,9 @@ def patched(file: WeightFile, values: Mapping[tuple[int, int], Values]) -> list[
         old = file.blobs[i][j].data
         raw = np.ascontiguousarray(values[i, j], old.dtype).reshape(-1).view(np.uint8).data
         assert len(raw) == old.nbytes
-        wanted = _DATA if old.dtype == _FLOAT else _DOUBLE_DATA
+        wanted = DATA if old.dtype == FLOAT else DOUBLE_DATA
         used = 0
-        for number, _, _, value, stop in _scan(data, *file.places[i][j]):
+        for number, _, _, value, stop in scan(data, *file.places[i][j]):
             if number == wanted:
                 pieces += [data[done:value], raw[used : used + stop - value]]
                 used += stop - value
@@ -830,7 +511,7 @@ def write_blob(path: str | os.PathLike[str], blob: BlobData) -> None:
 
     Raises: WeightsError for a blob that does not fit its shape; ArtifactError where it cannot be written.
     """
-    write_pieces(path, _blob_chunks(blob, f"{os.fspath(path)}: the blob"))
+    write_pieces(path, blob_chunks(blob, f"{os.fspath(path)}: the blob"))
 
 
 def read_with_blobs(
@@ -845,21 +526,23 @@ def read_with_blobs(
     data, _ = _map(path)
     _refuse_others(name, data, wanted)
     reader = _Reader(name, data)
-    rest: list[Any] = []
+    rest: list[tuple[int, int]] = []
     blobs: list[BlobData] = []
     try:
-        for number, wire, start, value, stop in _scan(data, 0, len(data)):
+        for number, wire, start, value, stop in scan(data, 0, len(data)):
             if number != blob_field:
-                rest.append(data[start:stop])
+                _append(rest, start, stop)
             elif wire != 2:
-                raise _Damaged(start, f"a blob has the wire type {wire}")
+                raise Damaged(start, f"a blob has the wire type {wire}")
             else:
-                blob, wrong = _read_blob(data, value, stop)
-                if wrong and len(reader.problems.found) < MAX_PROBLEMS:
+                blob, wrong = blob_at(data, value, stop)
+                if wrong and len(reader.problems.found) < limits.problems:
                     reader.problems.add(WeightsError, f"{name}: byte {start}: blob {len(blobs)} {wrong}")
                 blobs.append(blob)
+                if len(blobs) > limits.history_blobs:
+                    raise WeightsError(f"{name}: has more than {limits.history_blobs} blobs; {hint('history_blobs')}")
         message = reader.parsed(message_name, rest, wanted, 0)
-    except _Damaged as error:
+    except Damaged as error:
         raise (_text_hint(name, data, wanted) or reader.damaged(error, wanted)) from None
     except WeightsError as error:
         raise (_text_hint(name, data, wanted) or error) from None

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caffe_port.errors import ArtifactError, PrototxtError
+from caffe_port.limits import limits
 from caffe_port.proto import schema, text
 
 CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
@@ -155,7 +156,7 @@ def test_stops_after_fifty() -> None:
     with pytest.raises(PrototxtError) as caught:
         text.parse("x: 1\n" * 1000, file="f")
     lines = str(caught.value).splitlines()
-    assert len(lines) == text.MAX_PROBLEMS + 2
+    assert len(lines) == limits.problems + 2
     assert "the rest of the file was not read" in lines[-1]
 
 
@@ -167,12 +168,12 @@ def test_deep_nesting_is_no_recursion_error() -> None:
     assert problems("[" * depth)
 
 
-def test_nesting_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nesting_limit() -> None:
     source = "layer { convolution_param { weight_filler { value: 1 } } }"
-    monkeypatch.setattr(text, "MAX_DEPTH", 3)
-    parsed(source)
-    monkeypatch.setattr(text, "MAX_DEPTH", 2)
-    assert one_problem(source) == "f:1:43: messages nested deeper than 2"
+    with limits.adjusted(nesting=3):
+        parsed(source)
+    with limits.adjusted(nesting=2):
+        assert one_problem(source).startswith("f:1:43: messages nested deeper than 2; the limit nesting is 2")
 
 
 @pytest.mark.parametrize(

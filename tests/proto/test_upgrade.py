@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from caffe_port.errors import GraphError, PrototxtError
-from caffe_port.proto import schema, text, upgrade, wire
+from caffe_port.proto import schema, text, upgrade
+from caffe_port.proto.blobs import BlobData
 
 CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
 UPGRADED = CONFORMANCE / "upgraded"
@@ -253,7 +254,7 @@ def test_blobs_follow_their_layers() -> None:
         layers { layer { name: "c" type: "conv" } bottom: "p" top: "c" }
         layers { layer { name: "r" type: "relu" } bottom: "c" top: "r" }
     """)
-    blob = wire.BlobData((1,), False, np.ones(1, "f4"))
+    blob = BlobData((1,), False, np.ones(1, "f4"))
     made = upgrade.upgrade_net(net, None, [[], [blob], []])
     assert [layer.name for layer in made.net.layer] == ["input", "c", "r"]
     assert made.blobs == [[], [blob], []]

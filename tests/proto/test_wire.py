@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from caffe_port.errors import ArtifactError, WeightsError
 from caffe_port.proto import schema, wire
+from caffe_port.proto.blobs import BlobData
+from caffe_port.proto.wire_format import scan
 
 CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
 MODELS = sorted(CONFORMANCE.glob("**/*.caffemodel"))
@@ -274,7 +276,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "x.caffemodel"
     ends = {0}
     at = 0
-    for number, _, _, _, stop in wire._scan(data, 0, len(data)):
+    for number, _, _, _, stop in scan(data, 0, len(data)):
         assert number in (1, 100)
         ends.add(stop)
     for at in range(len(data)):
@@ -373,8 +375,8 @@ def test_looks_binary(tmp_path: Path) -> None:
 # Writing
 
 
-def in_memory(*values: float, shape: tuple[int, ...] | None = None, dtype: str = "float32") -> wire.BlobData:
-    return wire.BlobData((len(values),) if shape is None else shape, False, np.array(values, dtype))
+def in_memory(*values: float, shape: tuple[int, ...] | None = None, dtype: str = "float32") -> BlobData:
+    return BlobData((len(values),) if shape is None else shape, False, np.array(values, dtype))
 
 
 def test_written_as_protobuf_writes(tmp_path: Path) -> None:
@@ -394,10 +396,10 @@ def test_written_as_protobuf_writes(tmp_path: Path) -> None:
         getattr(net, name).add(name="d")
         blobs = [
             [
-                wire.BlobData((2, 1), False, np.array([1, 2], "f4"), np.array([3, 4], "f4")),
-                wire.BlobData((1, 1, 1, 2), True, np.array([1, 2], "f8")),
-                wire.BlobData((2,), False, np.arange(4, dtype="f4")[::2], np.array([3, 4], "f8")),
-                wire.BlobData((), False, np.array([7], "f4")),
+                BlobData((2, 1), False, np.array([1, 2], "f4"), np.array([3, 4], "f4")),
+                BlobData((1, 1, 1, 2), True, np.array([1, 2], "f8")),
+                BlobData((2,), False, np.arange(4, dtype="f4")[::2], np.array([3, 4], "f8")),
+                BlobData((), False, np.array([7], "f4")),
             ],
             [],
         ]
@@ -437,7 +439,7 @@ def test_refuses_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ([[in_memory(1, 2, shape=(3,))]], "layer 'a': blob 0 has 2 values, its shape 3 needs 3"),
         ([[in_memory(1, dtype="float16")]], "layer 'a': blob 0 is float16; Caffe has float32 and float64"),
         ([[in_memory(1, dtype="int32")]], "is int32"),
-        ([[wire.BlobData((1,), True, np.zeros(1, "f4"))]], "legacy blob with 1 dims"),
+        ([[BlobData((1,), True, np.zeros(1, "f4"))]], "legacy blob with 1 dims"),
     ):
         with pytest.raises(WeightsError, match=want):
             wire.write(path, net, blobs)
