@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from caffe_port.errors import CaffePortError, DataError, Location, Problems
+from caffe_port.reading import parse_json, shown, text_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +54,9 @@ class MeanImage:
 
     def __post_init__(self) -> None:
         sizes = isinstance(self.shape, (list, tuple)) and all(type(size) is int and size > 0 for size in self.shape)
-        if not sizes or len(self.shape) != 3 or self.dtype not in _ITEM_SIZE:
-            raise DataError(f"a mean image has channels, height and width, not {self.shape!r} of {self.dtype!r}")
+        if not sizes or len(self.shape) != 3 or self.dtype not in tuple(_ITEM_SIZE):
+            told = f"{shown(self.shape)} of {shown(self.dtype)}"
+            raise DataError(f"a mean image has channels, height and width, not {told}")
         object.__setattr__(self, "shape", tuple(self.shape))
         if len(self.values) != math.prod(self.shape) * _ITEM_SIZE[self.dtype]:
             raise DataError(f"a mean image of {_times(self.shape)} {self.dtype} has not {len(self.values)} bytes")
@@ -194,7 +196,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """
     name = os.fspath(path)
     try:
-        content = Path(path).read_text(encoding="utf-8")
+        content = text_of(path)
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
     except OSError as error:
@@ -211,8 +213,8 @@ def manifest_of(content: str, name: str, folder: Path | None = None) -> Manifest
     model. Raises: DataError.
     """
     try:
-        document = json.loads(content, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content)
+    except ValueError as error:
         raise DataError(f"{name}: no JSON that can be read: {error}") from None
     if not isinstance(document, dict):
         raise DataError(f"{name}: a manifest is a JSON object")
@@ -222,7 +224,7 @@ def manifest_of(content: str, name: str, folder: Path | None = None) -> Manifest
     fields: dict[str, Any] = {one.name: one.default for one in dataclasses.fields(Preprocessing)}
     known = (*fields, *_LABEL_FIELDS)
     for key in (key for key in document if key not in known):
-        problems.add(DataError, f"unknown key {key!r}", location=where, hint=f"known: format, {', '.join(known)}")
+        problems.add(DataError, f"unknown key {shown(key)}", location=where, hint=f"known: format, {', '.join(known)}")
     # A mistake in a known field is reported beside those above.
     values = {key: document.get(key, default) for key, default in fields.items()}
     own = {key: document.get(key, default) for key, default in _LABEL_FIELDS.items()}
@@ -242,14 +244,6 @@ def manifest_of(content: str, name: str, folder: Path | None = None) -> Manifest
     _check_labels(own, problems, where)
     problems.raise_if_any()
     return Manifest(Preprocessing(**values), **own)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return found
 
 
 def _mean_of(given: Any, folder: Path | None) -> Any:
@@ -295,10 +289,10 @@ def _labels_of(given: Any, folder: Path | None) -> Any:
         return given
     path = _beside(folder, given)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_of(path).splitlines()
     except (OSError, ValueError) as error:
-        reason = error.strerror or error if isinstance(error, OSError) else "it is not in UTF-8"
-        raise DataError(f"'labels': {path}: cannot be read: {reason}") from None
+        why = error.strerror or error if isinstance(error, OSError) else "it is not in UTF-8"
+        raise DataError(f"'labels': {path}: cannot be read: {why}") from None
     labels = [line.strip() for line in lines]
     while labels and not labels[-1]:
         labels.pop()
@@ -335,7 +329,7 @@ def _fields_of(steps: Preprocessing) -> dict[str, Any]:
 def _check(values: Mapping[str, Any], problems: Problems, where: Location | None) -> None:
     def require(good: bool, field: str, what: str) -> bool:
         if not good:
-            problems.add(DataError, f"{field!r} must be {what}, not {values[field]!r}", location=where)
+            problems.add(DataError, f"{field!r} must be {what}, not {shown(values[field])}", location=where)
         return good
 
     require(_is_name(values["input_blob"]), "input_blob", "the name of a blob")
@@ -374,7 +368,7 @@ _LABEL_FIELDS: dict[str, Any] = {"output_blob": None, "labels": (), "score": Non
 def _check_labels(values: Mapping[str, Any], problems: Problems, where: Location | None) -> None:
     def require(good: bool, field: str, what: str) -> None:
         if not good:
-            problems.add(DataError, f"{field!r} must be {what}, not {values[field]!r}", location=where)
+            problems.add(DataError, f"{field!r} must be {what}, not {shown(values[field])}", location=where)
 
     labels, score = values["labels"], values["score"]
     require(values["output_blob"] is None or _is_name(values["output_blob"]), "output_blob", "null, or a blob's name")

@@ -10,19 +10,18 @@ A layer case is a net of a single layer with everything that went in and came ou
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import io
 import json
 import math
 import os
-import tempfile
-import warnings
+import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caffe_port.arrays import require_storable, unpacked
 from caffe_port.errors import Location, Problems, RecordingError
+from caffe_port.limits import limits
+from caffe_port.proto.files import replacing
+from caffe_port.reading import contents, open_regular, parse_json, reason, require_unpackable
 
 __all__ = [
     "CAFFE_COMMIT",
@@ -51,18 +54,16 @@ __all__ = [
 CAFFE_COMMIT = "9b891540183ddc834a02b2bd81b31afae71b2153"
 """The commit of BVLC/caffe that computed every recording the project ships."""
 
-_MAX_UNPACKED = 1 << 31
+# What zipfile raises on damaged files.
 _UNREADABLE = (
     OSError,
     ValueError,
     EOFError,
-    KeyError,
-    IndexError,
-    SyntaxError,
-    TypeError,
-    OverflowError,
+    LookupError,
+    ArithmeticError,
     MemoryError,
     RuntimeError,
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -187,9 +188,17 @@ def caffe_of(path: str | os.PathLike[str]) -> str:
 
 
 def made_by(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What record.py wrote of itself into `meta`; {} where somebody else wrote it, or it is not what it writes."""
-    with np.load(path, allow_pickle=False) as arrays:
-        told = json.loads(arrays["meta"].tobytes()).get("recorder")
+    """What record.py wrote of itself into `meta`; {} where somebody else wrote it, or it is not what it writes.
+
+    Raises: RecordingError for a file that cannot be read as a recording.
+    """
+    where = os.fspath(path)
+    array = _arrays(_content(Path(path)), where).get("meta")
+    try:
+        meta = {} if array is None else parse_json(array.tobytes())
+    except ValueError as error:
+        raise RecordingError(f"{where}: 'meta' is damaged: {error}") from None
+    told = meta.get("recorder") if isinstance(meta, dict) else None
     return told if isinstance(told, dict) and _as_written(told) else {}
 
 
@@ -213,22 +222,22 @@ def read(path: str | os.PathLike[str]) -> Recording:
     wrong dtype, a sample that is not of min(limit, size) values, a sample beyond the recorded minimum and maximum.
     """
     file = Path(path)
-    try:
-        data = file.read_bytes()
-    except OSError as err:
-        raise RecordingError(f"{file}: {err.strerror or err}") from err
+    data = _content(file)
     return _checked(_arrays(data, str(file)), str(file), hashlib.sha256(data).hexdigest())
 
 
 def write(path: str | os.PathLike[str], recording: Recording) -> None:
     """Writes a recording so that the same recording always gives the same bytes; an existing file is replaced whole.
 
-    Raises: RecordingError for a recording that `read` would not take, or a file that cannot be written.
+    Raises: RecordingError for a recording that `read` would not take; ArtifactError for a file that cannot be written,
+    or whose names no npz file can hold.
     """
     file = Path(path)
     arrays = _as_arrays(recording)
     _checked(arrays, str(file), "")
-    _write_atomically(file, zip_bytes((f"{key}.npy", _npy(array)) for key, array in arrays.items()))
+    require_storable(arrays)
+    with replacing(file) as stream:
+        stream.write(zip_bytes((f"{key}.npy", _npy(array)) for key, array in arrays.items()))
 
 
 def read_layer_cases(path: str | os.PathLike[str]) -> Iterator[LayerCase]:
@@ -242,7 +251,7 @@ def read_layer_cases(path: str | os.PathLike[str]) -> Iterator[LayerCase]:
         for folder in sorted(entry.parent for entry in root.glob("*/case.json")):
             found = True
             try:
-                members = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
+                members = {entry.name: contents(entry) for entry in folder.iterdir() if entry.is_file()}
             except OSError as err:
                 raise RecordingError(f"{folder}: {err.strerror or err}") from err
             yield _layer_case(folder.name, members, str(root))
@@ -268,25 +277,19 @@ def zip_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file; never unpickles, and unpacks no more than `_MAX_UNPACKED` bytes."""
+def _content(file: Path) -> bytes:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            unpacked = sum(member.file_size for member in members)
-        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-        if repeated:
-            raise RecordingError(f"{where}: {', '.join(repeated)} more than once in it")
-        if unpacked > _MAX_UNPACKED:
-            raise RecordingError(f"{where}: would unpack to {unpacked} bytes")
-        if not all(name.endswith(".npy") for name in names):
-            raise RecordingError(f"{where}: not an npz file: not all its members are npy files")
-        with warnings.catch_warnings(), np.load(io.BytesIO(data), allow_pickle=False) as opened:
-            warnings.simplefilter("ignore")  # NumPy's remarks on odd headers; the checks that follow are stricter
-            return {key: opened[key] for key in opened.files}
-    except _UNREADABLE as err:
-        raise RecordingError(f"{where}: damaged, or not an npz file: {err or type(err).__name__}") from err
+        return contents(file, limits.unpacked_bytes)
+    except OSError as err:
+        raise RecordingError(f"{file}: {err.strerror or err}") from err
+
+
+def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file."""
+    try:
+        return unpacked(io.BytesIO(data))
+    except ValueError as err:
+        raise RecordingError(f"{where}: damaged, or not an npz file: {err}") from err
 
 
 def _checked(arrays: Mapping[str, NDArray[Any]], where: str, sha256: str) -> Recording:
@@ -387,7 +390,7 @@ def _meta(arrays: Mapping[str, NDArray[Any]], where: str) -> tuple[list[_Entry],
     if array.dtype != np.uint8 or array.ndim != 1:
         raise RecordingError(f"{where}: 'meta' is {_described(array)}, not one-dimensional uint8")
     try:
-        meta = json.loads(array.tobytes())
+        meta = parse_json(array.tobytes())
         entries: list[_Entry] = []
         for item in meta["layers"]:
             index, layer, kind, top = item["index"], item["layer"], item["type"], item["top"]
@@ -402,7 +405,7 @@ def _meta(arrays: Mapping[str, NDArray[Any]], where: str) -> tuple[list[_Entry],
             raise TypeError("inputs and outputs must be lists of names")
     except KeyError as err:
         raise RecordingError(f"{where}: 'meta' is damaged: {err} missing") from err
-    except (ValueError, TypeError, RecursionError) as err:
+    except (ValueError, TypeError) as err:
         raise RecordingError(f"{where}: 'meta' is damaged: {err}") from err
     return entries, names[0], names[1]
 
@@ -452,53 +455,43 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_atomically(file: Path, content: bytes) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(content)
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            temporary.replace(file)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-    except OSError as err:
-        raise RecordingError(f"{file}: {err.strerror or err}") from err
-
-
 def _zipped_cases(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError) as err:
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
-        raise RecordingError(f"{path}: {reason}") from err
-    with archive:
-        if sum(member.file_size for member in archive.infolist()) > _MAX_UNPACKED:
-            raise RecordingError(f"{path}: too large")
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open_regular(path))
+            archive = stack.enter_context(zipfile.ZipFile(stream))
+            require_unpackable(stream.seek(0, os.SEEK_END), sum(member.file_size for member in archive.infolist()))
+        except _UNREADABLE as err:
+            raise RecordingError(f"{path}: {reason(err)}") from err
         cases: dict[str, list[zipfile.ZipInfo]] = {}
         for member in archive.infolist():
             case, _, _ = member.filename.partition("/")
             cases.setdefault(case, []).append(member)
         for case in sorted(cases):
             try:
-                members = {member.filename.partition("/")[2]: archive.read(member) for member in cases[case]}
+                members = {member.filename.partition("/")[2]: _read_member(archive, member) for member in cases[case]}
             except _UNREADABLE as err:
-                raise RecordingError(f"{path}: case {case}: damaged: {err or type(err).__name__}") from err
+                raise RecordingError(f"{path}: case {case}: damaged: {reason(err)}") from err
             yield case, members
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Of other methods zipfile unpacks whatever comes, before it looks at how much that is.
+        raise ValueError(f"{member.filename!r} is compressed by a method that is not read here")
+    return archive.read(member)
 
 
 def _layer_case(name: str, members: Mapping[str, bytes], where: str) -> LayerCase:
     here = f"{where}: case {name}"
     try:
-        info = json.loads(members["case.json"])
+        info = parse_json(members["case.json"])
         prototxt = members["net.prototxt"].decode("utf-8")
         rejected = info["status"] == "rejected"
         stated = info["name"], info["phase"]
         outputs = [] if rejected else list(info["outputs"])
+        if not all(isinstance(blob, str) for blob in outputs):
+            raise TypeError("outputs must be a list of names")
     except KeyError as err:
         raise RecordingError(f"{here}: {err} missing") from err
     except (ValueError, TypeError) as err:

@@ -17,6 +17,7 @@ import numpy as np
 from caffe_port.errors import CaffePortError, DataError, GraphError, Location, MissingDependency, Problems
 from caffe_port.layers.base import Array
 from caffe_port.proto.files import replacing
+from caffe_port.reading import lines_of, open_regular, require_unpackable
 from caffe_port.scoring.items import Item, Row
 
 __all__ = ["Labelled", "Scored", "read_tables", "score_images"]
@@ -184,7 +185,7 @@ def _read_table(path: str | os.PathLike[str], wanted: Sequence[str]) -> _Table:
 def _read_csv(name: str, wanted: Sequence[str]) -> _Table:
     # utf-8-sig: spreadsheets begin their files with a byte order mark.
     with Path(name).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
+        reader = csv.reader(lines_of(stream), strict=True)
         try:
             head = next(reader, None)
             if head is None:
@@ -207,7 +208,7 @@ def _read_csv(name: str, wanted: Sequence[str]) -> _Table:
                 for add, place in adders:
                     add(row[place])
                 lines.append(first)
-        except csv.Error as error:
+        except (csv.Error, ValueError) as error:
             raise DataError(f"{name}:{reader.line_num}: no CSV: {error}") from None
     problems.raise_if_any()
     return _Table(name, columns, lines)
@@ -226,16 +227,43 @@ def _read_parquet(name: str, wanted: Sequence[str]) -> _Table:
     except ImportError as error:
         raise MissingDependency(f"reading Parquet needs pyarrow: pip install pyarrow ({error})") from None
     try:
-        head = parquet.read_schema(name).names
-        there = [column for column in wanted if column in head]
-        if not there:
-            raise DataError(f"{name}: none of the columns {_listed(wanted)}; there are {_listed(head)}")
-        table = parquet.read_table(name, columns=there)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{name}: no Parquet that can be read: {str(error).splitlines()[0]}") from None
+        with open_regular(name) as stream, parquet.ParquetFile(stream) as file:
+            head = file.schema_arrow.names
+            there = [column for column in wanted if column in head]
+            if not there:
+                raise DataError(f"{name}: none of the columns {_listed(wanted)}; there are {_listed(head)}")
+            for column in there:
+                _place(name, head, column)
+                if pyarrow.types.is_nested(kind := file.schema_arrow.field(column).type):
+                    raise DataError(f"{name}: column {column!r} has {kind}, not values")
+            # A run of one value takes a few bytes however long it is, and 8 bytes a row here.
+            require_unpackable(os.fstat(stream.fileno()).st_size, 8 * len(there) * file.metadata.num_rows)
+        columns = {column: _column(pyarrow, parquet, name, column) for column in there}
+    except (pyarrow.ArrowException, ArithmeticError, MemoryError, ValueError) as error:
+        raise DataError(f"{name}: no Parquet that can be read: {(str(error).splitlines() or [''])[0]}") from None
+    rows = {len(values) for values in columns.values()}
+    if len(rows) != 1:
+        raise DataError(f"{name}: no Parquet that can be read: its columns have {_listed(map(str, rows))} rows")
     # A column of float32 is to have the values it says, and a text is a text.
-    columns = {column: table.column(column).to_pylist() for column in there}
-    return _Table(name, columns, range(1, table.num_rows + 1))
+    return _Table(name, columns, range(1, rows.pop() + 1))
+
+
+def _column(pyarrow: Any, parquet: Any, name: str, column: str) -> list[Any]:
+    """A column's values; a text that many rows have is there once."""
+    values: list[Any] = []
+    seen: dict[Any, Any] = {}
+    # Texts stay as the file has them, each once and numbered: one of a megabyte may be that of a million rows.
+    with open_regular(name) as stream, parquet.ParquetFile(stream, read_dictionary=[column]) as file:
+        for batch in file.iter_batches(columns=[column], batch_size=1 << 16):
+            (part,) = batch.columns
+            # Nothing else looks whether texts lie in the file, and their numbers among them.
+            part.validate(full=True)
+            if pyarrow.types.is_dictionary(part.type):
+                known = [seen.setdefault(value, value) for value in part.dictionary.to_pylist()]
+                values += [None if place is None else known[place] for place in part.indices.to_pylist()]
+            else:
+                values += part.to_pylist()
+    return values
 
 
 def _listed(names: Iterable[str]) -> str:

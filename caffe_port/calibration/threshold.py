@@ -8,11 +8,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from caffe_port.errors import DataError, Location, Problems
 from caffe_port.proto.files import replacing
+from caffe_port.reading import parse_json, shown, text_of
 
 __all__ = ["FORMAT", "RULES", "Costs", "Rate", "Threshold", "read"]
 
@@ -130,14 +130,12 @@ def read(path: str | os.PathLike[str]) -> Threshold:
     """Reads what `Threshold.write` wrote. Raises: DataError naming everything that is wrong with it."""
     name = os.fspath(path)
     try:
-        document = json.loads(
-            Path(path).read_text(encoding="utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant
-        )
+        document = parse_json(text_of(path))
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{name}: no JSON that can be read: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DataError(f"{name}: no threshold: a JSON object whose 'format' is {json.dumps(FORMAT)} is expected")
@@ -145,19 +143,6 @@ def read(path: str | os.PathLike[str]) -> Threshold:
     threshold = reader.threshold(document)
     reader.problems.raise_if_any()
     return threshold
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} is there twice")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no number")
 
 
 @dataclass(slots=True)
@@ -235,7 +220,7 @@ class _Reader:
         known = keys.split()
         for key in found:
             if key not in known:
-                self._add(f"unknown key {within + key!r}", hint=f"known: {', '.join(known)}")
+                self._add(f"unknown key {shown(within + key)}", hint=f"known: {', '.join(known)}")
         for key in known:
             if key not in found:
                 self._add(f"{within + key!r} is missing")
@@ -261,14 +246,9 @@ class _Reader:
     def _require(self, good: bool, key: str, what: str, value: object, *, missing: bool = False) -> None:
         # A missing key is reported as such already.
         if not good and not missing and value is not None:
-            self._add(f"{key!r} must be {what}, not {_shown(value)}")
+            self._add(f"{key!r} must be {what}, not {shown(value)}")
         elif not good and not missing:
             self._add(f"{key!r} must be {what}")
 
     def _add(self, text: str, hint: str = "") -> None:
         self.problems.add(DataError, text, location=self.where, hint=hint)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -15,6 +15,7 @@ import numpy as np
 
 from caffe_port.errors import ImageError
 from caffe_port.layers.base import Array
+from caffe_port.limits import limits
 from caffe_port.scoring.preprocess import opened_image
 
 __all__ = ["decode", "read_image", "resize"]
@@ -66,10 +67,18 @@ def resize(pixels: Array, height: int, width: int) -> Array:
         return pixels
     if not height or not width or not pixels.size:
         raise ImageError(f"an image of {pixels.shape[1]}x{pixels.shape[2]} cannot be resized to {height}x{width}")
+    if height * width > limits.image_pixels:
+        most = f"at most {limits.image_pixels:,} pixels are held (limit image_pixels)"
+        raise ImageError(f"an image cannot be resized to {height}x{width}: {most}")
     up, down, vertical = _taps(pixels.shape[1], height)
     left, right, horizontal = _taps(pixels.shape[2], width)
-    wide = pixels.astype(np.float64)
-    across = wide[:, :, left] * (1 - horizontal) + wide[:, :, right] * horizontal
-    both = across[:, up] * (1 - vertical[:, None]) + across[:, down] * vertical[:, None]
+
+    def across(rows: Array) -> Array:
+        # Only what is looked at is widened: an image may have a single column and very many rows.
+        near, far = (pixels[:, rows[:, None], columns] for columns in (left, right))
+        between: Array = near * (1 - horizontal) + far * horizontal
+        return between
+
+    both = across(up) * (1 - vertical[:, None]) + across(down) * vertical[:, None]
     rounded: Array = np.floor(both + 0.5).astype(np.uint8)
     return rounded

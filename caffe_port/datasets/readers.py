@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +14,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from caffe_port.datasets import images
+from caffe_port.datasets.lmdb_file import LMDBFile
 from caffe_port.datasets.transform import RandomStream, Transformer, resolved
-from caffe_port.errors import DataError, ImageError, MissingDependency, ShapeError, WeightsError
+from caffe_port.errors import DataError, ImageError, ShapeError, WeightsError
 from caffe_port.layers import data as layers
 from caffe_port.layers.base import Array
 from caffe_port.proto import hdf5, schema
+from caffe_port.reading import text_of
 from caffe_port.scoring.mean import Mean
 from caffe_port.scoring.sources import image_suffixes
 from caffe_port.shapes import format_shape
@@ -31,6 +31,7 @@ __all__ = [
     "Items",
     "LMDBItems",
     "Ticket",
+    "datum_of",
     "hdf5_batches",
     "hdf5_column",
     "image_batches",
@@ -53,7 +54,7 @@ def _positive(batch_size: int) -> int:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return text_of(path, errors="surrogateescape").splitlines()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -118,8 +119,8 @@ def _read_datasets(path: Path, tops: Sequence[str]) -> list[Array]:
     try:
         with hdf5.opened(path) as file:
             for top in tops:
-                dataset = file.get(top)
                 where = f"{path}: dataset {top!r}"
+                dataset = _member(file, top, where)
                 if not isinstance(dataset, h5py.Dataset):
                     raise DataError(f"{where} is not there")
                 if not dataset.shape:
@@ -132,6 +133,21 @@ def _read_datasets(path: Path, tops: Sequence[str]) -> list[Array]:
         raise DataError(f"{path}: the datasets have different numbers of rows: {sizes}")
     if not len(found[0]):
         raise DataError(f"{path}: the datasets have no rows")
+    return found
+
+
+def _member(file: Any, name: str, where: str) -> Any:
+    """What the file itself has under a name; None where it has nothing. A link into another file is refused."""
+    h5py = hdf5.import_h5py()
+    found = file
+    for part in filter(None, name.split("/")):
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) and part in found else None
+        if link is None:
+            return None
+        # A soft link may lead through one into another file.
+        if not isinstance(link, h5py.HardLink):
+            raise DataError(f"{where} is reached by a link, which is not followed")
+        found = found[part]
     return found
 
 
@@ -182,7 +198,7 @@ def lmdb_batches(
 ) -> Batches:
     """Items of an LMDB in the order of their keys, transformed, and their labels.
 
-    Raises: DataError also for a LevelDB, which nothing here reads; MissingDependency without lmdb.
+    Raises: DataError also for a LevelDB, which nothing here reads.
     """
     for batch in LMDBItems(layer, phase=phase, root=root, seed=seed).batches():
         yield batch[: len(tops)]
@@ -197,62 +213,47 @@ class LMDBItems(Items):
             raise DataError(f"{path}: the layer's backend is {layer.backend}, which cannot be read here; LMDB can")
         super().__init__(layer.batch_size, path, Transformer(layer.transform, phase, seed=seed, root=root))
         self._transform = layer.transform
-        self._held: Any = None
+        self._opened: LMDBFile | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None}
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def _database(self) -> LMDBFile:
+        if self._opened is None:
+            self._opened = LMDBFile(self.source)
+        return self._opened
 
     def tickets(self, skip: int = 0) -> Iterator[Ticket]:
-        with _reading(self.source) as database:
-            count = database.stat()["entries"]
-            if not count:
-                raise DataError(f"{self.source}: the database is empty")
-            self.transformer.skip(skip)
-            start = skip % count
-            while True:
-                with database.begin() as transaction:
-                    for key in islice(transaction.cursor().iternext(values=False), start, None):
-                        yield bytes(key), self.transformer.draw()
-                start = 0
+        count = self._database.entries
+        if not count:
+            raise DataError(f"{self.source}: the database is empty")
+        self.transformer.skip(skip)
+        start = skip % count
+        while True:
+            given = 0
+            for key in self._database.keys(start):
+                given += 1
+                yield key, self.transformer.draw()
+            if given != count - start:
+                raise DataError(f"{self.source}: says it has {count} items, and has {given + start}")
+            start = 0
 
     def load(self, ticket: Ticket) -> tuple[Array, int]:
         key, numbers = ticket
         where = f"{self.source}: item {key!r}"
-        with _reading(self.source) as database, database.begin(buffers=True) as transaction:
-            self._held = database
-            value = transaction.get(key)
-            if value is None:
-                raise DataError(f"{where}: is not there any more")
-            item, label = _datum(bytes(value), self._transform, where)
+        value = self._database.get(key)
+        if value is None:
+            raise DataError(f"{where}: is not there any more")
+        item, label = datum_of(bytes(value), self._transform, where)
         return _transformed(self.transformer, item, where, numbers), label
 
 
-_environments: weakref.WeakValueDictionary[tuple[int, Path], Any] = weakref.WeakValueDictionary()
-"""The databases that are open, by process: one must not be opened twice in one, nor be used in a forked one."""
+def datum_of(value: bytes, transform: layers.Transform, where: str) -> tuple[Array, int]:
+    """A serialized Datum: (C, H, W) of uint8 or float32, and its label. `where`: what errors call it.
 
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """The open database. It stays open while anybody holds it; what goes wrong with it becomes a DataError."""
-    try:
-        import lmdb
-    except ImportError as error:
-        raise MissingDependency(f"reading LMDB needs lmdb: pip install 'caffe_port[lmdb]' ({error})") from None
-    key = (os.getpid(), path.absolute())
-    try:
-        database = _environments.get(key)
-        if database is None:
-            if not path.exists():
-                raise DataError(f"{path}: no such database")
-            database = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
-            _environments[key] = database
-        yield database
-    except lmdb.Error as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def _datum(value: bytes, transform: layers.Transform, where: str) -> tuple[Array, int]:
-    """A serialized Datum: (C, H, W) of uint8 or float32, and its label."""
+    Raises: DataError for what is no Datum, or whose image cannot be decoded.
+    """
     datum: Any = schema.message("Datum")
     try:
         datum.ParseFromString(value)
@@ -362,6 +363,10 @@ def _images_below(folder: Path) -> Iterator[tuple[str, int]]:
         yield from ((path, label) for path in images_here)
 
 
+_LARGEST_LABEL = 2**31 - 1
+"""Caffe keeps labels in an int."""
+
+
 def _listed_image(line: str, where: str) -> tuple[str, int]:
     """A line is split at its last space; paths may have spaces."""
     name, space, label = line.rpartition(" ")
@@ -369,8 +374,8 @@ def _listed_image(line: str, where: str) -> tuple[str, int]:
         number = int(label)
     except ValueError:
         space = ""
-    if not space or not name:
-        raise DataError(f"{where}: is not `path label`: {line!r}")
+    if not space or not name or abs(number) > _LARGEST_LABEL:
+        raise DataError(f"{where}: is not `path label`: {line[:200]!r}")
     return name, number
 
 
@@ -472,6 +477,8 @@ def _read_windows(source: Path, layer: layers.WindowData, root: Root) -> tuple[l
             for _ in range(count):
                 label, overlap = int(next(words)), float(next(words))
                 x1, y1, x2, y2 = (int(next(words)) for _ in range(4))
+                if max(map(abs, (label, x1, y1, x2, y2))) > _LARGEST_LABEL:
+                    raise ValueError
                 windows.append(_Window(len(listed), label, overlap, (x1, y1, x2, y2)))
             listed.append(_Listed(path, channels))
     except (ValueError, StopIteration, RuntimeError):

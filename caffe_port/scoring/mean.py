@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import tokenize
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from caffe_port.arrays import NPY_MAGIC, read_npy
 from caffe_port.errors import ShapeError, WeightsError
 from caffe_port.proto import wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.proto.files import replacing
+from caffe_port.reading import open_regular, reason
 from caffe_port.shapes import format_shape
 
 __all__ = ["Mean"]
 
 Array = npt.NDArray[Any]
-
-_NPY_MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +42,8 @@ class Mean:
             values = values[:, 0, 0]
         if values.ndim not in (1, 3) or not values.size:
             raise ShapeError(f"a mean has the shape (C,), (C, H, W) or (1, C, H, W), not {format_shape(values.shape)}")
+        if not np.isfinite(values).all():
+            raise ShapeError("a mean has finite values only, and NaN or infinite ones are among these")
         if values.dtype != np.float64:
             values = values.astype(np.float32, copy=False)
         values = values.view()
@@ -66,13 +67,10 @@ class Mean:
         """
         name = os.fspath(path)
         try:
-            with Path(path).open("rb") as stream:
-                is_npy = stream.read(len(_NPY_MAGIC)) == _NPY_MAGIC
-        except OSError:
-            is_npy = False
-        if is_npy:
             values = _read_npy(name)
-        else:
+        except OSError as error:
+            raise WeightsError(f"{name}: {reason(error)}") from None
+        if values is None:
             blob = wire.read_blob(path)
             # A view of the file would change with it; a mean is small.
             values = blob.data.reshape(blob.shape).copy()
@@ -93,7 +91,7 @@ class Mean:
                 np.lib.format.write_array(stream, self.values, allow_pickle=False)
             return
         shape = (1, self.channels, *(self.size or (1, 1)))
-        wire.write_blob(path, wire.BlobData(shape, True, np.ascontiguousarray(self.values).reshape(-1)))
+        wire.write_blob(path, BlobData(shape, True, np.ascontiguousarray(self.values).reshape(-1)))
 
     def per_channel(self) -> Mean:
         """One value a channel: the average over the pixels, summed in float64 and rounded to the dtype of the values.
@@ -132,11 +130,14 @@ class Mean:
         return difference
 
 
-def _read_npy(name: str) -> Array:
-    try:
-        values = np.load(name, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, MemoryError, OSError, tokenize.TokenError) as error:
-        raise WeightsError(f"{name}: no .npy file that can be read: {error or type(error).__name__}") from None
-    if not isinstance(values, np.ndarray):
-        raise WeightsError(f"{name}: no .npy file with one array")
-    return values
+def _read_npy(name: str) -> Array | None:
+    """The array of an .npy file; None for another file. Raises: OSError; WeightsError for a damaged one."""
+    with open_regular(name) as stream:
+        if stream.read(len(NPY_MAGIC)) != NPY_MAGIC:
+            return None
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        try:
+            return read_npy(stream, size)
+        except ValueError as error:
+            raise WeightsError(f"{name}: no .npy file that can be read: {error}") from None

@@ -7,7 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -17,13 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from caffe_port.errors import ImageError
+from caffe_port.limits import Limits, limits
 from caffe_port.preprocessing import MeanImage, Preprocessing
+from caffe_port.reading import open_regular, reason
 
-__all__ = ["Source", "opened_image", "rgb_pixels", "source_name", "tensor"]
+__all__ = ["NOT_DECODED", "Source", "opened_image", "rgb_pixels", "source_name", "tensor"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]
 """An image: a path, the bytes of a file, an open file (read from its start), an image of Pillow, or its pixels, uint8,
 (height, width, 3) in RGB or (height, width) in grey."""
+
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""Formats that Pillow recognises and has no decoder of its own for. EPS, a program, would be handed to Ghostscript."""
 
 _BYTES = bytes | bytearray | memoryview
 _BILINEAR = Image.Resampling.BILINEAR
@@ -121,6 +126,7 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     if preprocessing.resize is None:
         return image
     height, width = preprocessing.resize
+    _require_pixels(height, width)
     if preprocessing.interpolation == "opencv":
         from caffe_port.datasets import images
 
@@ -128,6 +134,8 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         resized = images.resize(planes, height, width)
         return Image.fromarray(resized[0] if pixels.ndim == 2 else np.ascontiguousarray(resized.transpose(1, 2, 0)))
+    # Between the two passes an image of one column and very many rows is large.
+    _require_pixels(image.height, width)
     # In two calls: given both sizes at once, some versions of Pillow resize the columns of some pictures first, and
     # each pass rounds to 8 bits.
     return image.resize((width, image.height), _BILINEAR).resize((width, height), _BILINEAR)
@@ -179,17 +187,29 @@ def opened_image(source: Source, name: str | None = None) -> Iterator[Image.Imag
         if isinstance(source, np.ndarray):
             yield _of_array(source)
             return
-        opened: Any = io.BytesIO(source) if isinstance(source, _BYTES) else source
-        with Image.open(opened) as image:
+        with ExitStack() as stack:
+            opened: Any = io.BytesIO(source) if isinstance(source, _BYTES) else source
+            if isinstance(source, str | os.PathLike):
+                opened = stack.enter_context(open_regular(source))
+            if limits.image_pixels != Limits().image_pixels:
+                # Pillow has a limit of its own, which holds for an image inside an image too: half of what it refuses.
+                Image.MAX_IMAGE_PIXELS = limits.image_pixels // 2
+            image = stack.enter_context(Image.open(opened))
+            _require_pixels(image.height, image.width)
+            if image.format in NOT_DECODED:
+                raise ValueError(f"{image.format} is not decoded here")
             yield image
-    except FileNotFoundError as err:
-        raise _error(name, "no such file") from err
     except UnidentifiedImageError as err:
-        reason = "the file is empty" if _is_empty(source) else "not an image that Pillow can read"
-        raise _error(name, reason) from err
+        what = "the file is empty" if _is_empty(source) else "not an image that Pillow can read"
+        raise _error(name, what) from err
     except _BROKEN as err:
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err) or type(err).__name__
-        raise _error(name, reason) from err
+        raise _error(name, reason(err)) from err
+
+
+def _require_pixels(height: int, width: int) -> None:
+    if height * width > limits.image_pixels:
+        held = f"at most {limits.image_pixels:,} are held (limit image_pixels)"
+        raise ValueError(f"{height * width:,} pixels ({height}x{width}, height x width); {held}")
 
 
 def source_name(source: Source) -> str:
@@ -204,8 +224,8 @@ def source_name(source: Source) -> str:
     return str(name) if name else f"image from {type(source).__name__}"
 
 
-def _error(name: str, reason: str) -> ImageError:
-    return ImageError(f"{name}: {reason}" if name else reason)
+def _error(name: str, why: str) -> ImageError:
+    return ImageError(f"{name}: {why}" if name else why)
 
 
 def _of_array(pixels: NDArray[Any]) -> Image.Image:

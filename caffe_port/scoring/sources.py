@@ -11,7 +11,6 @@ import functools
 import glob
 import gzip
 import heapq
-import io
 import lzma
 import os
 import stat
@@ -24,15 +23,14 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from caffe_port.errors import DataError, ImageError
+from caffe_port.limits import limits
+from caffe_port.reading import contents, open_regular, reason, require_unpackable
 from caffe_port.scoring.items import Item
 
-__all__ = ["ARCHIVE_SUFFIXES", "MAX_FILE_BYTES", "Sources", "image_suffixes", "read_file", "too_large"]
-
-MAX_FILE_BYTES = 256 * 2**20
-"""A file, or a member of an archive, of more bytes is refused; 50 megapixels without compression take 150 MB."""
+__all__ = ["ARCHIVE_SUFFIXES", "Sources", "image_suffixes", "read_file", "too_large"]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 
@@ -42,10 +40,8 @@ _SORTED_AT_ONCE = 100_000
 # Of a name on standard input, and of what a tar header says about the member after it. PATH_MAX is 4 KiB on Linux.
 _MAX_NAME_BYTES = 2**20
 
-# Formats that Pillow recognises but has no decoder of its own for. EPS would be handed to Ghostscript.
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-
-_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+# Headers before that of a member, which say its long name or its attributes. There are two at most, and global ones.
+_MAX_HEADERS = 16
 
 _COMPRESSED: tuple[tuple[bytes, Callable[[BinaryIO], object]], ...] = (
     (b"\x1f\x8b", gzip.open),
@@ -63,6 +59,7 @@ _BROKEN = (
     ValueError,
     LookupError,
     ArithmeticError,
+    MemoryError,
     RuntimeError,
     struct.error,
     zlib.error,
@@ -77,8 +74,10 @@ def image_suffixes() -> frozenset[str]:
     """The suffixes, in lower case and with their dot, of the formats that the installed Pillow decodes."""
     from PIL import Image
 
+    from caffe_port.scoring.preprocess import NOT_DECODED
+
     known = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN and name not in _NOT_DECODED)
+    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_DECODED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ class Sources:
 
     def _members_of_zip(self, name: str) -> int:
         try:
-            with zipfile.ZipFile(name) as archive:
+            with open_regular(name) as file, zipfile.ZipFile(file) as archive:
                 return sum(self._takes(info.filename) and not info.is_dir() for info in archive.infolist())
         except _BROKEN:
             return 0
@@ -155,7 +154,7 @@ class Sources:
         try:
             mode = Path(name).stat().st_mode if name else 0
         except (OSError, ValueError) as error:
-            yield _Found(name, error=_reason(error))
+            yield _Found(name, error=reason(error))
             return
         if stat.S_ISDIR(mode):
             yield from self._folder(name)
@@ -176,7 +175,7 @@ class Sources:
                 entry = next(entries, None)
             except OSError as error:
                 found = True
-                yield _Found(folder, error=f"the folder cannot be read: {_reason(error)}")
+                yield _Found(folder, error=f"the folder cannot be read: {reason(error)}")
                 entry = None
             if entry is None:
                 stack.pop()
@@ -248,7 +247,7 @@ class Sources:
                     try:
                         content = member.read()
                     except _BROKEN as error:
-                        yield _refused(name, _reason(error))
+                        yield _refused(name, reason(error))
                         if member.sequential:
                             raise
                     else:
@@ -257,7 +256,7 @@ class Sources:
         except _BROKEN as error:
             if wanted(archive):
                 what = "the archive is damaged, what follows is missing" if found else "the archive cannot be read"
-                yield _refused(archive, f"{what}: {_reason(error)}")
+                yield _refused(archive, f"{what}: {reason(error)}")
             return
         if not found and wanted(archive):
             yield _refused(archive, "no images in this archive")
@@ -281,7 +280,9 @@ class _Member:
 
 
 def _in_zip(path: str) -> Generator[_Member, None, None]:
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        if sum(info.compress_size for info in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise zipfile.BadZipFile("its members share bytes, and would unpack to far more than they are")
         for info in archive.infolist():
             if info.is_dir():
                 continue
@@ -294,32 +295,73 @@ def _in_zip(path: str) -> Generator[_Member, None, None]:
 
 
 def _in_tar(path: str) -> Generator[_Member, None, None]:
-    with Path(path).open("rb") as file, contextlib.ExitStack() as stack:
+    with open_regular(path) as file, contextlib.ExitStack() as stack:
         stream: IO[bytes] = file
-        start = file.peek(8)
+        start = file.read(8)
+        file.seek(0)
         for magic, opener in _COMPRESSED:
             if start.startswith(magic):
                 # Not tarfile's own decompression: it stops after the first of several streams (pbzip2, pigz).
                 stream = stack.enter_context(cast("IO[bytes]", opener(file)))
+        bounded = cast("IO[bytes]", _Bounded(file, stream))
         archive = stack.enter_context(
-            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
+            tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
         )
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all it has met
             if info.isdir():
                 continue
+            # Those of global headers, which would come together.
+            archive.pax_headers.clear()  # type: ignore[attr-defined]
+            if info.size < 0:
+                raise tarfile.ReadError("a size below 0")
             obstacle = ""
             if info.islnk() or info.issym():
                 obstacle = f"a link to {info.linkname!r}, not followed inside an archive"
             elif not info.isreg():
                 obstacle = "not a file"
+            elif info.issparse():
+                obstacle = "a sparse file, which is not read"
             yield _Member(
                 info.name, obstacle or too_large(info.size), functools.partial(_extracted, archive, info), True
             )
 
 
+class _Bounded:
+    """What a tar is read from: no more than it may be unpacked to, and no further than its end.
+
+    tarfile passes over a member by reading as many blocks as it claims to have, be they there or not.
+    """
+
+    def __init__(self, packed: BinaryIO, stream: IO[bytes]) -> None:
+        self._packed, self._stream = packed, stream
+        self._given, self._ended = 0, False
+
+    def read(self, size: int) -> bytes:
+        piece = self._stream.read(size)
+        if not piece and self._ended:
+            raise EOFError("unexpected end of data")
+        self._ended = not piece
+        self._given += len(piece)
+        if self._stream is not self._packed:
+            require_unpackable(self._packed.tell(), self._given)
+        return piece
+
+
 class _Header(tarfile.TarInfo):
     """A header that is damaged, or missing at the end, is an error; tarfile takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> _Header:
+        # A header about another reads that one, and so on.
+        depth = vars(archive).setdefault("depth_of_headers", 0)
+        if depth == _MAX_HEADERS:
+            raise tarfile.ReadError(f"more than {_MAX_HEADERS} headers for one member")
+        archive.depth_of_headers = depth + 1
+        try:
+            return super().fromtarfile(archive)
+        finally:
+            archive.depth_of_headers = depth
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -335,6 +377,8 @@ class _Header(tarfile.TarInfo):
         about_another = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
         if header.type in about_another and header.type != tarfile.GNUTYPE_SPARSE and header.size > _MAX_NAME_BYTES:
             raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+        if header.size < 0:
+            raise tarfile.ReadError("a size below 0")
         return header
 
 
@@ -362,7 +406,9 @@ def _is_zip(name: str) -> bool:
 
 
 def too_large(size: int) -> str:
-    return f"{size:,} bytes; at most {MAX_FILE_BYTES:,} are read" if size > MAX_FILE_BYTES else ""
+    """Why a file of so many bytes is not read; "" where it is."""
+    most = limits.file_bytes
+    return f"{size:,} bytes; at most {most:,} are read" if size > most else ""
 
 
 def _listed(stream: BinaryIO, *, null: bool) -> Iterator[str]:
@@ -416,22 +462,9 @@ def _reader(name: str) -> Callable[[], bytes]:
 def read_file(name: str) -> bytes:
     """The bytes of a regular file; nothing else is opened. Raises: ImageError."""
     try:
-        _check_regular(Path(name).stat())
-        # If it has become a FIFO by now, opening it so does not wait for a writer.
-        descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with io.FileIO(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            _check_regular(status)
-            if obstacle := too_large(status.st_size):
-                raise ImageError(obstacle)
-            return file.readall()
-    except (OSError, ValueError) as error:
-        raise ImageError(_reason(error)) from None
-
-
-def _check_regular(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'a folder')}, not a file")
+        return contents(name, limits.file_bytes)
+    except OSError as error:
+        raise ImageError(reason(error)) from None
 
 
 def _refused(name: str, reason: str) -> Item:
@@ -444,11 +477,3 @@ def _raise(reason: str) -> bytes:
 
 def _given(content: bytes) -> bytes:
     return content
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from caffe_port.errors import DataError, MissingDependency
+from caffe_port.printing import printable
 from caffe_port.proto.files import replacing
+from caffe_port.reading import text_of
 
 __all__ = ["Log", "ProgressLine", "Record", "draw_curve", "read_log"]
 
@@ -34,7 +36,8 @@ class Log:
         for stream in self._streams:
             # The scripts expect a time on every line.
             for line in text.splitlines():
-                print(f"{level}{now:%m%d %H:%M:%S.%f} {os.getpid():5d} solver.py:1] {line}", file=stream, flush=True)
+                when = f"{level}{now:%m%d %H:%M:%S.%f} {os.getpid():5d}"
+                print(f"{when} solver.py:1] {printable(line)}", file=stream, flush=True)
 
 
 class ProgressLine:
@@ -94,7 +97,8 @@ class Record:
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf))"
 _ITERATION = re.compile(
-    r"Iteration (\d+)(?: \([^)]*\))?, (?:(Testing net \(#(\d+)\))|loss = " + _NUMBER + r"|lr = " + _NUMBER + r")"
+    r"Iteration (\d{1,18})(?: \([^)]*\))?, "
+    r"(?:(Testing net \(#(\d{1,18})\))|loss = " + _NUMBER + r"|lr = " + _NUMBER + r")"
 )
 _OUTPUT = re.compile(r"(Train|Test) net output #\d+: (\S+) = " + _NUMBER + r"( \(\* )?")
 
@@ -105,7 +109,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Record]:
     Raises: DataError where it cannot be read.
     """
     try:
-        content = Path(path).read_text(encoding="utf-8", errors="replace")
+        content = text_of(path, errors="replace")
     except OSError as error:
         raise DataError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
     records: list[Record] = []

@@ -20,6 +20,7 @@ from caffe_port.datasets.transform import Transformer, resolved
 from caffe_port.errors import DataError, ImageError, MissingDependency
 from caffe_port.layers.base import Array
 from caffe_port.layers.data import ImageData
+from caffe_port.reading import require_unpackable
 
 __all__ = ["ParquetItems", "is_parquet"]
 
@@ -58,8 +59,11 @@ class ParquetItems(Items):
                 with parquet.ParquetFile(file, filesystem=self._filesystem) as opened:
                     metadata, schema = opened.metadata, opened.schema_arrow
                     self._column = self._checked(arrow, schema, file)
+                    # A run of one value takes a few bytes however long it is.
+                    size = self._filesystem.get_file_info(file).size
+                    require_unpackable(size or 0, 8 * metadata.num_rows)
                     self.groups += [(file, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-        except (OSError, arrow.ArrowException) as error:
+        except (OSError, ValueError, MemoryError, arrow.ArrowException) as error:
             raise DataError(f"{self._where}: cannot be read: {error}") from None
         self.groups = [group for group in self.groups if group[2]]
         if not self.groups:
@@ -86,8 +90,20 @@ class ParquetItems(Items):
         column = next((name for name in ("content", "path") if name in schema.names), None)
         if column is None or "label" not in schema.names:
             raise DataError(f"{file}: needs the columns label, and content or path; there are: {there}")
-        if not arrow.types.is_integer(schema.field("label").type):
-            raise DataError(f"{file}: column label is {schema.field('label').type}, not whole numbers")
+        types = arrow.types
+        text, encoded = (types.is_string, types.is_large_string), (types.is_binary, types.is_large_binary)
+        wanted = {
+            "label": ("whole numbers", (types.is_integer,)),
+            column: ("encoded images", encoded) if column == "content" else ("paths", text),
+        }
+        for name, (what, kinds) in wanted.items():
+            if schema.names.count(name) > 1:
+                raise DataError(f"{file}: has column {name} {schema.names.count(name)} times")
+            kind = schema.field(name).type
+            # A text of a few is kept as numbers of them.
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            if not any(fits(kind) for fits in kinds):
+                raise DataError(f"{file}: column {name} is {kind}, not {what}")
         return column
 
     def labels(self) -> Iterator[Array]:
@@ -119,7 +135,10 @@ class ParquetItems(Items):
                 self._open.popitem(last=False)
         labels, values = self._open[number]
         where, layer = self._name(number, row), self._layer
-        value = values[row].as_py()
+        try:
+            value = values[row].as_py()
+        except ValueError as error:
+            raise DataError(f"{where}: {self._column} cannot be read: {error}") from None
         if value is None:
             raise DataError(f"{where}: {self._column} is null")
         try:
@@ -144,12 +163,18 @@ class ParquetItems(Items):
 
     def _read(self, number: int, columns: list[str]) -> tuple[Any, ...]:
         arrow, parquet = _pyarrow()
-        file, group, _ = self.groups[number]
+        file, group, rows = self.groups[number]
         try:
-            with parquet.ParquetFile(file, filesystem=self._filesystem) as opened:
+            # What many rows have is kept once, as the file has it.
+            held = [name for name in columns if name != "label"]
+            with parquet.ParquetFile(file, filesystem=self._filesystem, read_dictionary=held) as opened:
                 table = opened.read_row_group(group, columns=columns)
-        except (OSError, arrow.ArrowException) as error:
+            # Nothing else looks whether texts lie in the file, and their numbers among them.
+            table.validate(full=True)
+        except (OSError, ValueError, MemoryError, arrow.ArrowException) as error:
             raise DataError(f"{file}: cannot be read: {error}") from None
+        if table.num_rows != rows:
+            raise DataError(f"{file}: cannot be read: row group {group} has {table.num_rows} rows, said are {rows}")
         return tuple(table.column(name) for name in columns)
 
 

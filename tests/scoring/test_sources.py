@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from caffe_port.errors import DataError, ImageError
+from caffe_port.limits import Limits, limits
 from caffe_port.scoring import sources as module
 from caffe_port.scoring.sources import Sources, image_suffixes
 
@@ -231,7 +232,7 @@ for item in Sources([sys.argv[1]], recursive=True).items():
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(limits, "_current", Limits(file_bytes=10))
     (tmp_path / "fits.png").write_bytes(bytes(10))
     (tmp_path / "large.png").write_bytes(bytes(11))
     assert read(tmp_path) == [
@@ -457,7 +458,7 @@ def test_links_and_devices_in_a_tar(tmp_path: Path) -> None:
 
 
 def test_members_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 30_000)
+    monkeypatch.setattr(limits, "_current", Limits(file_bytes=30_000))
     (tmp_path / "a.tar").write_bytes(tar_bytes(*TAKEN))
     zip_file(tmp_path / "a.zip", *TAKEN)
     for path in (tmp_path / "a.tar", tmp_path / "a.zip"):
