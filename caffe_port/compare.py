@@ -7,7 +7,8 @@ Caffe computes in float32, so a recording carries rounding noise of its own. How
 
 A recording is believed to be of this net if its floor is rounding noise: floor <= 4 noise + 4 ulp. A backend agrees if
 its distance from the recording is <= 4 floor + 4 ulp. An ulp is the spacing of float32 at the blob's largest magnitude.
-Blobs of integers (ArgMax, masks, Accuracy) must be equal. NaN never agrees, and a comparison of nothing fails.
+Blobs of integers (ArgMax, masks, Accuracy) must be equal. Infinities must be the same ones. NaN never agrees, and a
+comparison of nothing fails.
 
 The floor of a blob of a few values can be small by luck. There it is at least what the floors of its inputs make of it,
 found by running the layer in float64 on inputs disturbed by that much (`Carried`).
@@ -78,17 +79,21 @@ def digest(values: npt.NDArray[Any], limit: int) -> Digest:
     sample = flat[sample_indices(flat.size, limit)].astype(np.float64)
     if flat.size == 0:
         return Digest(values.shape, sample, np.zeros(4))
-    # In blocks, so that the float64 copy stays in the cache.
+    # In blocks, so that the float64 copy stays in the cache. Infinities of both signs sum up to NaN, which fails.
     total = squares = 0.0
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK].astype(np.float64)
-        total += float(block.sum())
-        squares += float(np.dot(block, block))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK].astype(np.float64)
+            total += float(block.sum())
+            squares += float(np.dot(block, block))
     stats = np.array([flat.min(), flat.max(), total / flat.size, math.sqrt(squares) if squares >= 0 else squares])
     return Digest(values.shape, sample, stats.astype(np.float64))
 
 
 _BLOCK = 1 << 16
+
+_LARGEST = float(np.nextafter(np.finfo(np.float32).max, np.float32(0)))
+"""The largest float32 that has another above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +358,8 @@ def _compare(
     least: Carried,
     tolerance: Tolerance,
 ) -> BlobComparison:
-    ulp = float(np.spacing(np.float32(scale)))
+    # A float64 run goes beyond float32.
+    ulp = float(np.spacing(np.float32(min(scale, _LARGEST))))
     noise = max(_largest(float32, exact), least.noise)
     floor = max(_largest(reference, exact), least.floor) if is_recorded else noise
     bound = 0.0 if place.exact else tolerance.bound(floor, ulp)
@@ -363,9 +369,15 @@ def _compare(
     got, expected = (float(backend[at]), float(reference[at])) if distances.size else (0.0, 0.0)
     worst = statistic or f"value {at} of {reference.size} sampled"
     reason = ""
+    infinite = np.isinf(reference) | np.isinf(backend)
     if np.isnan(reference).any() or np.isnan(backend).any():
         # Caffe itself can make NaN (0/0 in an average pooling); even then no value can be said to agree.
         reason = "NaN" if not np.isnan(reference).any() else "the reference has NaN"
+    elif not np.array_equal(backend[infinite], reference[infinite]):
+        at = int(np.flatnonzero(infinite)[np.argmax(backend[infinite] != reference[infinite])])
+        got, expected = float(backend[at]), float(reference[at])
+        worst = statistic or f"value {at} of {reference.size} sampled"
+        reason = f"{worst} is {got:.9g}, Caffe has {expected:.9g}: what is infinite must be so in both"
     elif not distance <= bound:
         reason = (
             f"{worst} is {got:.9g}, Caffe has {expected:.9g}: off by {distance:.3g}, allowed {bound:.3g} "
@@ -390,4 +402,6 @@ def _distances(a: Values, b: Values) -> Values:
 
 
 def _largest(a: Values, b: Values) -> float:
-    return float(_distances(a, b).max(initial=0.0))
+    """The largest distance of two values that are finite: an infinite floor would let everything pass."""
+    both = np.isfinite(a) & np.isfinite(b)
+    return float(_distances(a[both], b[both]).max(initial=0.0))

@@ -176,9 +176,11 @@ class Power(Neuron):
             top = top * x.dtype.type(self.scale)
         if self.shift != 0:
             top = top + x.dtype.type(self.shift)
-        if self.power != 1:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                top = np.power(top, x.dtype.type(self.power))
+        if self.power == 0.5:
+            # NumPy takes the root, which is NaN for -inf and -0 for -0; C's pow is inf and 0.
+            top = np.where(np.isneginf(top), np.inf, np.sqrt(top) + 0).astype(x.dtype, copy=False)
+        elif self.power != 1:
+            top = np.power(top, x.dtype.type(self.power))
         return [top]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from caffe_port.errors import Location, UnsupportedParameter
+from caffe_port.errors import Location, ShapeError, UnsupportedParameter
 from caffe_port.proto import dialects
 from caffe_port.shapes import Shape
 
@@ -25,6 +25,7 @@ __all__ = [
     "Params",
     "RunContext",
     "WeightSpec",
+    "as_indices",
 ]
 
 Array = npt.NDArray[Any]
@@ -283,3 +284,14 @@ class LayerDef:
 def refuse(message: str) -> UnsupportedParameter:
     """The error for a parameter value that Caffe refuses."""
     return UnsupportedParameter(message)
+
+
+def as_indices(values: Array, size: int, what: str) -> Array:
+    """Floats as indices into `size` things, a fraction cut off, int64.
+
+    Raises: ShapeError where one is none of them, or NaN; Caffe reads there whatever the memory holds.
+    """
+    whole = np.trunc(values)
+    if not ((whole >= 0) & (whole < size)).all():
+        raise ShapeError(f"{what} {values.min():g} to {values.max():g} are not all in 0 to {size - 1}")
+    return whole.astype(np.int64)

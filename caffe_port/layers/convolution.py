@@ -11,6 +11,7 @@ import numpy as np
 
 from caffe_port.errors import ShapeError
 from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, Params, RunContext, WeightSpec, refuse
+from caffe_port.limits import MAX_ELEMENTS
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, canonical_axis, conv_output, count, deconv_output, format_shape
 
@@ -213,7 +214,8 @@ class Convolution(LayerDef):
     Shapes: bottom[i] (N…, C, spatial…) → top[i] (N…, num_output, out…), out = (in + 2 pad - extent) / stride + 1 with
     C's division. Weights: (num_output, C/group, kernel…), and (num_output,) if bias_term. All bottoms have the same
     shape.
-    Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError if group does not divide the channels.
+    Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError if group does not divide the channels,
+    or an item unrolled to columns has more elements than Caffe's blobs can.
     Source: BVLC/caffe @ 9b89154, base_conv_layer.cpp, conv_layer.cpp.
     """
 
@@ -265,9 +267,20 @@ class Convolution(LayerDef):
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self._check(bottoms)
-        axis = self.channel_axis(bottoms[0])
-        spatial = self.output(self.window(bottoms[0]), bottoms[0][axis + 1 :])
+        axis, window = self.channel_axis(bottoms[0]), self.window(bottoms[0])
+        spatial = self.output(window, bottoms[0][axis + 1 :])
+        columns = self.group * count(self.weight_shape(bottoms[0][axis], window.kernel), 1)
+        positions = self.positions(bottoms[0][axis + 1 :], spatial)
+        if columns * count(positions) > MAX_ELEMENTS:
+            raise ShapeError(
+                f"the columns of one item would be {format_shape((columns, *positions))}, more than the {MAX_ELEMENTS} "
+                "elements that Caffe allows"
+            )
         return [(*bottoms[0][:axis], self.num_output, *spatial)] * len(bottoms)
+
+    def positions(self, bottom: Shape, top: Shape) -> Shape:
+        """Of the spatial dims of bottom and top, those that the columns of Caffe's im2col have."""
+        return top
 
     def output(self, window: Window, spatial: Shape) -> Shape:
         """Spatial dims of the top for those of the bottom."""
@@ -312,12 +325,16 @@ class Deconvolution(Convolution):
 
     Shapes: bottom[i] (N…, C, spatial…) → top[i] (N…, num_output, out…), out = stride (in - 1) + extent - 2 pad.
     Weights: (C, num_output/group, kernel…), and (num_output,) if bias_term. All bottoms have the same shape.
-    Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError if group does not divide the channels.
+    Raises: UnsupportedParameter for window parameters Caffe refuses; ShapeError if group does not divide the channels,
+    or an item unrolled to columns has more elements than Caffe's blobs can.
     Source: BVLC/caffe @ 9b89154, base_conv_layer.cpp, deconv_layer.cpp.
     """
 
     def output(self, window: Window, spatial: Shape) -> Shape:
         return window.deconvolved(spatial)
+
+    def positions(self, bottom: Shape, top: Shape) -> Shape:
+        return bottom
 
     def weight_shape(self, channels: int, kernel: Shape) -> Shape:
         return (channels, self.num_output // self.group, *kernel)

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from caffe_port.errors import ShapeError
-from caffe_port.layers.base import Array, LayerDef, LayerSpec, RunContext, WeightSpec, refuse
+from caffe_port.layers.base import Array, LayerDef, LayerSpec, RunContext, WeightSpec, as_indices, refuse
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, canonical_axis, count
 
@@ -123,8 +120,6 @@ class Embed(LayerDef):
         return specs
 
     def forward(self, ctx: RunContext, bottoms: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
-        index = bottoms[0].astype(np.int64)
-        if index.size and not 0 <= index.min() <= index.max() < self.input_dim:
-            raise ShapeError(f"indices {index.min()} to {index.max()} are not all in 0 to {self.input_dim - 1}")
+        index = as_indices(bottoms[0], self.input_dim, "indices")
         top = weights[0][index]
         return [top + weights[1] if self.bias_term else top]

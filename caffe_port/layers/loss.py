@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from caffe_port.errors import ShapeError
-from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, RunContext, refuse
+from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, RunContext, as_indices, refuse
 from caffe_port.proto import wire
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, canonical_axis, count, format_shape, legacy_dim
@@ -79,16 +79,11 @@ def check_batch(bottoms: Sequence[Shape]) -> None:
 def label_index(labels: Array, shape: Shape, classes: int, ignore_label: int | None = None) -> tuple[Array, Array]:
     """Labels as indices in `shape` (a fraction cut off; an ignored one as 0), and which of them count.
 
-    Raises: ShapeError for a label that is no class; Caffe reads past the end there.
+    Raises: ShapeError for a label that is no class, or no number; Caffe reads past the end there.
     """
-    index = labels.astype(np.int64).reshape(shape)
-    counts = np.ones_like(index, dtype=bool)
-    if ignore_label is not None:
-        counts = index != ignore_label
-    index = np.where(counts, index, 0)
-    if index.size and not 0 <= index.min() <= index.max() < classes:
-        raise ShapeError(f"labels {index.min()} to {index.max()} are not all in 0 to {classes - 1}")
-    return index, counts
+    whole = np.trunc(labels).reshape(shape)
+    counts = np.ones_like(whole, dtype=bool) if ignore_label is None else whole != ignore_label
+    return as_indices(np.where(counts, whole, 0), classes, "labels"), counts
 
 
 def check_labels(bottoms: Sequence[Shape], axis: int) -> tuple[int, int]:

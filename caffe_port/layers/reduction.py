@@ -49,7 +49,8 @@ class Reduction(LayerDef):
         elif self.operation == "SUMSQ":
             rows = np.square(rows)
         total = rows.sum(axis=-1, dtype=x.dtype)
-        factor = self.coeff / rows.shape[-1] if self.operation == "MEAN" and rows.shape[-1] else self.coeff
+        # The mean of nothing is 0 / 0.
+        factor = np.divide(self.coeff, rows.shape[-1]) if self.operation == "MEAN" else self.coeff
         return [np.asarray(total * x.dtype.type(factor), dtype=x.dtype)]
 
 

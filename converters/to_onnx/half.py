@@ -14,7 +14,7 @@ from caffe_port.layers.base import Array
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KEPT_FLOAT", "KEPT_SHARE", "LARGEST", "to_half"]
+__all__ = ["KEPT_FLOAT", "KEPT_SHARE", "LARGEST", "lost_to_zero", "to_half"]
 
 LARGEST = float(np.finfo(np.float16).max)
 """The largest value float16 holds."""
@@ -51,6 +51,17 @@ def to_half(
     return _stored_small(_corrected(model, names, calibration) if calibration else model, names)
 
 
+def lost_to_zero(model: onnx.ModelProto, *, activations: bool = False) -> str:
+    """How many of the constants that `to_half` rounds become 0 by that, in words; "" if none does."""
+    tensors = _floats(model) if activations else _large(model)
+    arrays = [_array(tensor) for tensor in tensors]
+    with np.errstate(over="ignore", under="ignore"):
+        lost = sum(np.count_nonzero(array) - np.count_nonzero(array.astype(np.float16)) for array in arrays)
+    if not lost:
+        return ""
+    return f"{lost:,} of {sum(array.size for array in arrays):,} weights are 0 in float16: nearer to it than 3e-08"
+
+
 def _corrected(model: onnx.ModelProto, chosen: set[str], calibration: Sequence[Mapping[str, Array]]) -> onnx.ModelProto:
     """A copy with biases that make up for the rounding of the weights `chosen`, in the mean over `calibration`."""
     import onnx
@@ -84,12 +95,19 @@ def _corrected(model: onnx.ModelProto, chosen: set[str], calibration: Sequence[M
     for node in nodes:
         weights = _array(constants[node.input[1]])
         # Of a Conv (M, C / group, …), of a Gemm with transB (M, C): what a mean input makes of each output's rounding.
-        rounding = (weights.astype(np.float16).astype(np.float64) - weights).reshape(*weights.shape[:2], -1).sum(axis=2)
+        with np.errstate(invalid="ignore"):
+            errors = weights.astype(np.float16).astype(np.float64) - weights
+        rounding = _finite(errors).reshape(*weights.shape[:2], -1).sum(axis=2)
         given = means[node.input[0]].reshape(-1, weights.shape[1])
-        shift = (rounding.reshape(len(given), -1, weights.shape[1]) * given[:, None]).sum(axis=2).reshape(-1)
+        shift = (rounding.reshape(len(given), -1, weights.shape[1]) * _finite(given)[:, None]).sum(axis=2).reshape(-1)
         bias = constants[node.input[2]]
         bias.CopyFrom(numpy_helper.from_array((_array(bias) - shift).astype(np.float32), bias.name))
     return made
+
+
+def _finite(values: Array) -> Array:
+    """`values` with 0 for NaN and infinities, which nothing makes up for."""
+    return np.where(np.isfinite(values), values, 0)
 
 
 def _multiplies_rows(node: onnx.NodeProto) -> bool:

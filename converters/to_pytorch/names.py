@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import keyword
+import unicodedata
+from collections import Counter
 
 from caffe_port import registry
 from caffe_port.layers.affine import Bias, Scale
@@ -39,21 +41,35 @@ RESERVED = frozenset(_ATTRIBUTES.split())
 change with the version of PyTorch; a test holds it to the attributes there are."""
 
 
+_NOT_IN_PROGRAMS = "\"'\\.,;()[]"
+"""What ends a string in code, and what torch.export separates names by."""
+
+
 def child_names(net: Net) -> dict[Layer, str]:
     """The name of each computing layer's child module: Caffe's, made fit for an attribute (not `class`) and unique."""
     names: dict[Layer, str] = {}
     taken: set[str] = set()
+    counts: Counter[str] = Counter()
     for layer in net.layers:
         if layer.definition.is_input or layer.type == "Split":
             continue
-        wanted = layer.name.replace(".", "_") or layer.type
-        name, i = wanted, 0
+        wanted = _child_name(layer.name) or layer.type
+        name = wanted
         while name in RESERVED or name in taken or keyword.iskeyword(name):
-            i += 1
-            name = f"{wanted}_{i}"
+            counts[wanted] += 1
+            name = f"{wanted}_{counts[wanted]}"
         taken.add(name)
         names[layer] = name
     return names
+
+
+def _child_name(text: str) -> str:
+    """A name that can neither get out of its place in an exported program nor make it unreadable: torch.fx writes
+    `getattr(self, "NAME")` into the code that it makes of one, unescaped, and runs it.
+    """
+    # Python reads identifiers in this form, wherever torch.fx writes the name as one.
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(char if char.isprintable() and char not in _NOT_IN_PROGRAMS else "_" for char in text)
 
 
 def learned_names(layer: Layer) -> tuple[str, ...]:

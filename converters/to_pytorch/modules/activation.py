@@ -25,6 +25,9 @@ class Power(nn.Module):
             x = x * power.scale
         if power.shift != 0:
             x = x + power.shift
+        if power.power == 0.5:
+            # By a number PyTorch takes the root, which is NaN for -inf; C's pow, and this, is inf.
+            return torch.pow(x, torch.full_like(x, 0.5))
         return x if power.power == 1 else x**power.power
 
     def extra_repr(self) -> str:

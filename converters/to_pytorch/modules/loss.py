@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,20 @@ def loss_divisor(normalizer: loss.LossNormalizer, scores: Tensor, counts: Tensor
     return normalizer.divisor(outer, inner, 0)
 
 
+class _Floored(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, least: float) -> Tensor:
+        return x.clamp(min=least)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
 def floored(x: Tensor, least: float) -> Tensor:
     """max(x, least), with the gradient of x: Caffe's gradients do not stop where a probability is floored."""
-    return x + (x.clamp(min=least) - x).detach()
+    top: Tensor = _Floored.apply(x, least)  # type: ignore[no-untyped-call]
+    return top
 
 
 class SoftmaxWithLoss(nn.Module):

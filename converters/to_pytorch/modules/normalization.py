@@ -125,7 +125,8 @@ class MVN(nn.Module):
         if not self.definition.normalize_variance:
             return centred
         variance = (centred * centred).mean(dim=axes, keepdim=True)
-        constant = (torch.sqrt(variance.detach()) + self.definition.eps) ** 2 - variance.detach()
+        # (root + eps)^2 - var, which is infinite, and not NaN, where the variance is.
+        constant = self.definition.eps * (2 * torch.sqrt(variance.detach()) + self.definition.eps)
         return centred / torch.sqrt(variance + constant)
 
     def extra_repr(self) -> str:
