@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from caffe_port.calibration.report import Calibration
 from caffe_port.errors import GraphError, MissingDependency
-from caffe_port.pages.document import plain
+from caffe_port.printing import printable
 from caffe_port.proto.files import replacing
 
 if TYPE_CHECKING:
@@ -164,5 +164,5 @@ def _named(number: int, name: str, more: str) -> str:
 
 def _plain(text: str) -> str:
     """Text without what matplotlib takes for a formula, or cannot draw; long names are cut."""
-    shown = plain(text).replace("$", r"\$")
+    shown = printable(text).replace("$", r"\$")
     return shown if len(shown) <= 80 else f"{shown[:79]}…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from caffe_port.calibration.curves import Confusion, Curves, clopper_pearson
 from caffe_port.calibration.data import Labelled
 from caffe_port.calibration.libraries import metrics, stats
 from caffe_port.calibration.threshold import Rate, Threshold
+from caffe_port.calibration.words import interval, percent, shown, small, told
 from caffe_port.errors import DataError, GraphError
 from caffe_port.layers.base import Array
 from caffe_port.proto.files import replacing
@@ -35,10 +35,6 @@ __all__ = [
     "Choice",
     "Model",
     "calibrate",
-    "percent",
-    "shown",
-    "small",
-    "told",
 ]
 
 FORMAT = "caffe_port calibration 1"
@@ -230,8 +226,8 @@ class Calibration:
         for model in self.models:
             yield ""
             yield model.name
-            yield f"  AUC                {_interval(model.auc)}"
-            yield f"  average precision  {_interval(model.average_precision)}"
+            yield f"  AUC                {interval(model.auc)}"
+            yield f"  average precision  {interval(model.average_precision)}"
             if model.brier is not None and model.ece is not None:
                 yield f"  Brier score        {model.brier:.4f}   expected calibration error {model.ece:.4f}"
             yield ""
@@ -258,7 +254,7 @@ class Calibration:
             yield ""
             yield "AUCs compared (DeLong)"
         for test in self.auc_tests:
-            yield f"  {test.first} less {test.second}: {_interval(test.difference)}, z {test.z:.3f}, p {small(test.p)}"
+            yield f"  {test.first} less {test.second}: {interval(test.difference)}, z {test.z:.3f}, p {small(test.p)}"
         if self.decisions:
             yield ""
             yield "Decisions compared (McNemar, exact): rows that only the first or only the second has right"
@@ -461,44 +457,3 @@ def _notes(
     for check in checks:
         if check.threshold.data_sha256 in digests:
             yield f"{check.source}: the threshold was chosen on these very data, so checking it on them proves nothing."
-
-
-def percent(share: float) -> str:
-    """Per cent with as many decimals as tell it from 0 and 100: `12.3 %`, `0.042 %`, `99.95 %`."""
-    value = 100 * share
-    near = min(value, 100 - value)
-    decimals = 0 if near == 0 else next((d for d, least in ((1, 1.0), (2, 0.1), (3, 0.01)) if near >= least), 4)
-    return f"{value:.{decimals}f} %"
-
-
-def small(p: float) -> str:
-    """A p-value: `0.0123`, and nothing more exact than anyone believes: `< 1e-12`."""
-    return "undefined" if math.isnan(p) else "< 1e-12" if p < 1e-12 else f"{p:.3g}"
-
-
-def shown(rate: Rate) -> str:
-    """A rate with its interval: `1.2 % (0.9 % to 1.6 %)`."""
-    if not rate.total:
-        return "none"
-    return f"{percent(rate.estimate)} ({percent(rate.lower)} to {percent(rate.upper)})"
-
-
-def told(check: Check) -> str:
-    """The result of a check in a sentence."""
-    t = check.threshold
-    if check.rate is None:
-        rates = check.confusion.rates(t.confidence)
-        flagged, missed = (shown(rates[name]) for name in ("false_positive_rate", "false_negative_rate"))
-        return (
-            f"at {t.value:.7g}, {flagged} of negatives are flagged and {missed} of positives missed; no target to hold"
-        )
-    what = "false positive" if t.rule == "max-fpr" else "false negative"
-    verdict = "agrees with" if check.ok else "contradicts"
-    return (
-        f"at {t.value:.7g} the {what} rate is {shown(check.rate)}, which {verdict} the target of at most "
-        f"{100 * (t.target or 0):g} % (p {small(check.p or 0)})"
-    )
-
-
-def _interval(found: Interval) -> str:
-    return f"{found.estimate:.4f} ({found.lower:.4f} to {found.upper:.4f})"

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from caffe_port._version import __version__
-from caffe_port.calibration.auc import REPLICATES, Interval
-from caffe_port.calibration.report import FORMAT, Calibration, Choice, Model, percent, shown, small, told
+from caffe_port.calibration.report import FORMAT, Calibration, Choice, Model
+from caffe_port.calibration.words import percent
 from caffe_port.layers.base import Array
-from caffe_port.pages.charts_svg import BOTTOM, TOP, Chart, dot
-from caffe_port.pages.document import Child, document, number, tag
+from caffe_port.pages.calibration_charts import precision, roc, scores
+from caffe_port.pages.calibration_tables import bins, checks, comparisons, confidence_of, method, models, rules
+from caffe_port.pages.document import Child, document, tag
+from caffe_port.pages.elements import scrolling, table
 
 __all__ = ["page"]
 
 STYLES = ("page.css", "figures.css", "calibration.css")
 SCRIPTS = ("page.js", "calibration.js")
-
-_CLASSES = ("negatives", "positives")
-_ROC = Chart("false positive rate", "true positive rate", percent=(True, True))
-_PRECISION = Chart("recall (true positive rate)", "precision", percent=(True, True))
 
 
 def page(calibration: Calibration) -> str:
@@ -45,12 +41,12 @@ class _Page:
         several = len(calibration.models) > 1
         sections = [
             ("at", "Threshold", self._threshold()),
-            ("rules", "Thresholds by rule", self._rules()),
-            ("check", "Checked on these data", self._checks()),
-            ("models", "Models" if several else "Model", self._models()),
-            ("bins", "Score bins", self._bins()),
-            ("compared", "Compared on the same data", self._comparisons()),
-            ("data-and-method", "Data and method", self._method()),
+            ("rules", "Thresholds by rule", rules(calibration)),
+            ("check", "Checked on these data", checks(calibration)),
+            ("models", "Models" if several else "Model", models(calibration)),
+            ("bins", "Score bins", bins(calibration)),
+            ("compared", "Compared on the same data", comparisons(calibration)),
+            ("data-and-method", "Data and method", method(calibration)),
         ]
         parts = [(key, heading, body) for key, heading, body in sections if body]
         body = [
@@ -88,12 +84,9 @@ class _Page:
             return f"Chosen for: {chosen.rule}. {done}"
         what = "false positive" if t.rule == "max-fpr" else "false negative"
         return (
-            f"With {self._sure()} confidence the {what} rate is at most {percent(t.bound)}, within the target of "
-            f"{100 * (t.target or 0):g} %. {done}"
+            f"With {confidence_of(self.calibration)} confidence the {what} rate is at most {percent(t.bound)}, within "
+            f"the target of {100 * (t.target or 0):g} %. {done}"
         )
-
-    def _sure(self) -> str:
-        return f"{100 * self.calibration.confidence:.4g} %"
 
     # The threshold
 
@@ -145,8 +138,8 @@ class _Page:
                 tag("article", tag("h3", "Rates"), self._rates(first)),
                 class_="pair",
             ),
-            tag("div", self._roc(), self._precision(), class_="pair"),
-            self._scores(),
+            tag("div", roc(self.calibration, self.points), precision(self.calibration, self.points), class_="pair"),
+            scores(self.calibration),
             tag("p", self._thinned(0), id="thinned", class_="muted"),
         ]
 
@@ -226,135 +219,8 @@ class _Page:
                     "tr", tag("th", what, scope="row"), tag("td", text, class_="n", data_cell=key), tag("td"), tag("td")
                 )
             )
-        head = [("", ""), ("In these data", "n"), (f"{self._sure()} interval", ""), ("Counts", "")]
-        return _scrolling(_table(head, rows, "rates"), "Rates")
-
-    def _roc(self) -> Element:
-        def chart(frame: Chart) -> Element:
-            bands, lines = [], []
-            for i, (model, points) in enumerate(zip(self.calibration.models, self.points, strict=True)):
-                fpr = points["false_positives"] / model.curves.negatives
-                tpr = points["true_positives"] / model.curves.positives
-                xs = [*points["fpr_lower"], *points["fpr_upper"][::-1]]
-                ys = [*points["tpr_upper"], *points["tpr_lower"][::-1]]
-                bands.append(tag("g", frame.area(xs, ys, class_="band"), class_=f"c{i % 8}", **self._only(i)))
-                lines.append(tag("g", frame.line(fpr, tpr, class_="curve"), class_=f"c{i % 8}"))
-            t = self.calibration.models[0].chosen.threshold
-            x, y = t.false_positive_rate, t.false_negative_rate
-            diagonal = np.geomspace(frame.x[0], 1, 60) if frame.log_x else np.array([0, 1])
-            cross = _cross(frame, x.estimate, 1 - y.estimate, (x.lower, x.upper), (1 - y.upper, 1 - y.lower))
-            label = "ROC curve with its confidence band and the point of the threshold"
-            return frame.svg(
-                label,
-                frame.line(diagonal, diagonal, class_="chance"),
-                bands,
-                lines,
-                cross,
-                dot(frame, x.estimate, 1 - y.estimate),
-                data_kind="roc",
-            )
-
-        least = 10.0 ** np.floor(np.log10(1 / self.calibration.data.negatives))
-        log = Chart("false positive rate", "true positive rate", (float(least), 1.0), log_x=True, percent=(True, True))
-        linear, logarithmic = chart(_ROC), chart(log)
-        for one in (linear, logarithmic):
-            one.set("class", "chart live")
-        return tag(
-            "article",
-            tag("h3", "ROC"),
-            tag("figure", linear, data_twin="linear"),
-            tag("figure", logarithmic, data_twin="log", hidden=True),
-            self._legend([f"AUC {model.auc.estimate:.4f}" for model in self.calibration.models]),
-            tag(
-                "label",
-                tag("input", type="checkbox", id="logarithmic"),
-                "logarithmic false positive rate",
-                class_="aside",
-                hidden=True,
-                data_needs_script=True,
-            ),
-        )
-
-    def _precision(self) -> Element:
-        frame = _PRECISION
-        bands, lines = [], []
-        for i, (model, points) in enumerate(zip(self.calibration.models, self.points, strict=True)):
-            tp, flagged = points["true_positives"], points["true_positives"] + points["false_positives"]
-            some = flagged > 0
-            recall = tp[some] / model.curves.positives
-            xs = [*recall, *recall[::-1]]
-            ys = [*points["precision_upper"][some], *points["precision_lower"][some][::-1]]
-            bands.append(tag("g", frame.area(xs, ys, class_="band"), class_=f"c{i % 8}", **self._only(i)))
-            line = frame.line(recall, tp[some] / flagged[some], class_="curve")
-            lines.append(tag("g", line, class_=f"c{i % 8}"))
-        rates = self.calibration.models[0].chosen.confusion.rates(self.calibration.confidence)
-        x, y = rates["recall"], rates["precision"]
-        height = y.estimate if y.total else 1.0
-        base = self.calibration.data.positives / len(self.calibration.data.labels)
-        svg = frame.svg(
-            "precision-recall curve with its confidence band and the point of the threshold",
-            frame.line([0, 1], [base, base], class_="chance"),
-            bands,
-            lines,
-            _cross(frame, x.estimate, height, (x.lower, x.upper), (y.lower, y.upper)),
-            dot(frame, x.estimate, height),
-            data_kind="precision",
-        )
-        svg.set("class", "chart live")
-        words = [f"average precision {model.average_precision.estimate:.4f}" for model in self.calibration.models]
-        return tag("article", tag("h3", "Precision and recall"), tag("figure", svg), self._legend(words))
-
-    def _only(self, i: int) -> dict[str, Any]:
-        """What is shown of one model at a time."""
-        return {"data_model": i, "visibility": None if i == 0 else "hidden"}
-
-    def _legend(self, words: Sequence[str]) -> Element:
-        several = len(self.calibration.models) > 1
-        keys = [
-            tag(
-                "span",
-                tag("svg", tag("path", d="M0 8H16", class_="curve"), viewBox="0 0 16 16", class_=f"swatch c{i % 8}"),
-                f"{model.name}, {word}" if several else word,
-                class_="key",
-            )
-            for i, (model, word) in enumerate(zip(self.calibration.models, words, strict=True))
-        ]
-        return tag("div", keys, class_="legend")
-
-    def _scores(self) -> Element:
-        models = self.calibration.models
-        ends = models[0].histogram[0]
-        shares = [model.histogram[1] / model.histogram[1].sum(axis=1, keepdims=True) for model in models]
-        top = max(float(share.max()) for share in shares)
-        drawn = []
-        # A phone gets the same in other proportions, so that it can be read.
-        for width, height, kind in ((900, 250, "wide"), (440, 280, "narrow")):
-            chart = Chart(
-                "score",
-                "share of the class",
-                (float(ends[0]), float(ends[-1])),
-                (0.0, top * 1.04),
-                percent=(False, True),
-                width=width,
-                height=height,
-            )
-            groups = [
-                tag("g", [_bars(chart, ends, share[k], name) for k, name in enumerate(_CLASSES)], **self._only(i))
-                for i, share in enumerate(shares)
-            ]
-            place = f"translate({chart.at_x(models[0].chosen.threshold.value):.1f} 0)"
-            cut = tag("path", d=f"M0 {TOP:g}V{chart.height - BOTTOM:g}", transform=place, class_="cut")
-            svg = chart.svg(
-                "how the scores of each class are spread, and the threshold", groups, cut, data_kind="scores"
-            )
-            svg.set("class", f"chart live {kind}")
-            drawn.append(svg)
-        legend = tag(
-            "div",
-            [tag("span", tag("i", class_=name), name, class_="key") for name in _CLASSES],
-            class_="legend",
-        )
-        return tag("article", tag("h3", "Scores"), tag("figure", drawn), legend)
+        head = [("", ""), ("In these data", "n"), (f"{confidence_of(self.calibration)} interval", ""), ("Counts", "")]
+        return scrolling(table(head, rows, "rates"), "Rates")
 
     def _thinned(self, i: int) -> str:
         drawn, distinct = len(self.points[i]["threshold"]), len(self.calibration.models[i].curves.thresholds)
@@ -364,229 +230,6 @@ class _Page:
             else f"The slider has {drawn:,} of the {distinct:,} thresholds that differ, denser where a rate is small"
         )
         return f"{every}. The counts at each are exact."
-
-    # Tables
-
-    def _rules(self) -> Child:
-        several = len(self.calibration.models) > 1
-        rows = []
-        for model in self.calibration.models:
-            for choice in (model.chosen, *model.others):
-                t = choice.threshold
-                precision = choice.confusion.rates(self.calibration.confidence)["precision"]
-                rows.append(
-                    tag(
-                        "tr",
-                        tag("td", model.name) if several else None,
-                        tag(
-                            "th",
-                            str(choice.rule),
-                            " ",
-                            tag("span", "chosen", class_="chip") if choice is model.chosen else None,
-                            scope="row",
-                        ),
-                        tag("td", f"{t.value:.7g}", class_="n"),
-                        tag("td", shown(t.false_positive_rate), class_="n"),
-                        tag("td", shown(t.false_negative_rate), class_="n"),
-                        tag("td", percent(precision.estimate) if precision.total else "none flagged", class_="n"),
-                        tag("td", f"{choice.confusion.f1:.4f}", class_="n"),
-                        class_="picked" if choice is model.chosen else None,
-                    )
-                )
-        head = [
-            *([("Model", "")] if several else []),
-            ("Rule", ""),
-            ("Threshold", "n"),
-            ("False positive rate", "n"),
-            ("False negative rate", "n"),
-            ("Precision", "n"),
-            ("F1", "n"),
-        ]
-        return _scrolling(_table(head, rows), "Thresholds by rule")
-
-    def _checks(self) -> Child:
-        return [
-            tag(
-                "p",
-                tag("b", check.source),
-                f", model {check.model}: {told(check)}.",
-                class_="fault" if not check.ok else "warned",
-            )
-            for check in self.calibration.checks
-        ]
-
-    def _models(self) -> Child:
-        rows = []
-        for model in self.calibration.models:
-            brier = "" if model.brier is None else f"{model.brier:.4f}"
-            rows.append(
-                tag(
-                    "tr",
-                    tag("th", model.name, scope="row"),
-                    tag("td", _interval(model.auc), class_="n"),
-                    tag("td", _interval(model.average_precision), class_="n"),
-                    tag("td", brier, class_="n"),
-                    tag("td", "" if model.ece is None else f"{model.ece:.4f}", class_="n"),
-                    tag("td", f"{len(model.curves.thresholds) - 1:,}", class_="n"),
-                )
-            )
-        head = [
-            ("Model", ""),
-            ("AUC", "n"),
-            ("Average precision", "n"),
-            ("Brier score", "n"),
-            ("Calibration error", "n"),
-            ("Distinct scores", "n"),
-        ]
-        return _scrolling(_table(head, rows), "Models")
-
-    def _bins(self) -> Child:
-        return [
-            tag(
-                "p",
-                "The observed rate is the share of positives among what scored in the bin. It depends on how frequent "
-                "positives are in these data.",
-            ),
-            [self._bins_of(i, model) for i, model in enumerate(self.calibration.models)],
-        ]
-
-    def _bins_of(self, i: int, model: Model) -> Child:
-        rows = []
-        for one in model.bins:
-            rate = one.observed
-            svg = (
-                tag(
-                    "svg",
-                    tag("rect", width=100, height=14),
-                    tag("path", d=f"M0 0H{100 * rate.estimate:.1f}V14H0z"),
-                    tag("path", d=f"M{100 * rate.lower:.1f} 7H{100 * rate.upper:.1f}", class_="ends"),
-                    viewBox="0 0 100 14",
-                    preserveAspectRatio="none",
-                    class_="bar",
-                    aria_hidden="true",
-                )
-                if rate.total
-                else None
-            )
-            rows.append(
-                tag(
-                    "tr",
-                    tag("th", f"{number(one.low)} to {number(one.high)}", scope="row", class_="span"),
-                    tag("td", f"{rate.total:,}", class_="n"),
-                    tag("td", f"{one.mean_score:.4f}" if rate.total else "", class_="n"),
-                    tag("td", shown(rate) if rate.total else "no scores", class_="n"),
-                    tag("td", svg),
-                )
-            )
-        head = [("Score", ""), ("Rows", "n"), ("Mean score", "n"), ("Positive", "n"), ("", "")]
-        used = [one for one in model.bins if one.observed.total]
-        low, high = model.bins[0].low, model.bins[-1].high
-        chart = Chart("mean score of the bin", "observed rate of positives", (low, high), percent=(False, True))
-        marks = [
-            [
-                chart.line([one.mean_score] * 2, [one.observed.lower, one.observed.upper], class_="whisker"),
-                tag(
-                    "circle",
-                    cx=f"{chart.at_x(one.mean_score):.1f}",
-                    cy=f"{chart.at_y(one.observed.estimate):.1f}",
-                    r=4,
-                    class_="spot",
-                ),
-            ]
-            for one in used
-        ]
-        perfect = chart.line([0, 1], [0, 1], class_="chance") if model.brier is not None else None
-        line = chart.line([one.mean_score for one in used], [one.observed.estimate for one in used], class_="curve")
-        svg = chart.svg(
-            "reliability: observed rate of positives by mean score", perfect, tag("g", line, marks, class_=f"c{i % 8}")
-        )
-        return [
-            tag("h3", model.name) if len(self.calibration.models) > 1 else None,
-            tag(
-                "div",
-                tag("article", _scrolling(_table(head, rows), f"Score bins of {model.name}")),
-                tag("article", tag("figure", tag("figcaption", "Reliability", class_="muted"), svg)),
-                class_="pair",
-            ),
-        ]
-
-    def _comparisons(self) -> Child:
-        tests, decisions = self.calibration.auc_tests, self.calibration.decisions
-        aucs = [
-            tag(
-                "tr",
-                tag("th", f"{test.first} less {test.second}", scope="row"),
-                tag("td", _interval(test.difference), class_="n"),
-                tag("td", f"{test.z:.3f}", class_="n"),
-                tag("td", small(test.p), class_="n"),
-            )
-            for test in tests
-        ]
-        pairs = [
-            tag(
-                "tr",
-                tag("th", f"{one.first} and {one.second}", scope="row"),
-                tag("td", one.among),
-                tag("td", f"{one.total:,}", class_="n"),
-                tag("td", f"{one.only_first:,}", class_="n"),
-                tag("td", f"{one.only_second:,}", class_="n"),
-                tag("td", small(one.p), class_="n"),
-            )
-            for one in decisions
-        ]
-        auc_head = [("Models", ""), ("Difference of AUC", "n"), ("z", "n"), ("p", "n")]
-        head = [
-            ("Decisions", ""),
-            ("Among", ""),
-            ("Rows", "n"),
-            ("Only first right", "n"),
-            ("Only second right", "n"),
-            ("p", "n"),
-        ]
-        parts: list[Child] = []
-        if aucs:
-            parts += [tag("h3", "AUC (DeLong's test)"), _scrolling(_table(auc_head, aucs), "AUCs compared")]
-        if pairs:
-            parts += [
-                tag("h3", "Decisions (McNemar's exact test)"),
-                _scrolling(_table(head, pairs), "Decisions compared"),
-            ]
-        return parts
-
-    def _method(self) -> Child:
-        calibration, data = self.calibration, self.calibration.data
-        sure = self._sure()
-        facts = [
-            ("Rows", f"{len(data.labels):,}"),
-            ("Positive", f"{data.positives:,} ({percent(data.positives / len(data.labels))})"),
-            ("Negative", f"{data.negatives:,}"),
-            ("Left out, without a score", f"{data.left_out:,}" if data.left_out else "none"),
-            ("Seed", str(calibration.seed)),
-        ]
-        sums = [
-            (f"SHA-256 of {model.name}", tag("code", model.chosen.threshold.data_sha256))
-            for model in calibration.models
-        ]
-        return [
-            [tag("p", note, class_="warned") for note in calibration.notes],
-            tag("dl", [[tag("dt", key), tag("dd", value)] for key, value in (*facts, *sums)], class_="hash"),
-            tag("h3", "How the numbers are made"),
-            [
-                tag("p", text, class_="method")
-                for text in (
-                    "What scores the threshold or more is flagged. A threshold for a largest rate goes as far as the "
-                    f"one-sided {sure} Clopper-Pearson bound of that rate allows; as the rate only grows on the way, "
-                    f"the true rate is within the target for at least {sure} of data sets drawn like this one.",
-                    f"Intervals of rates are Clopper-Pearson's, two-sided, {sure}. Bands around curves are these "
-                    "intervals at each threshold by itself (pointwise): of a rate in both directions in the ROC, of "
-                    "precision among what is flagged.",
-                    "The interval of an AUC and the test of two are DeLong's; that of average precision is a bootstrap "
-                    f"within each class ({REPLICATES:,} times). The calibration error is the distance of observed rate "
-                    "and mean score over the bins, weighted by their rows.",
-                    "All of it holds for images drawn like these. It says nothing of images of another kind.",
-                )
-            ],
-        ]
 
     def _data(self) -> dict[str, Any]:
         models = []
@@ -624,11 +267,6 @@ def _rounded(values: Array) -> list[float]:
     return [float(f"{value:.6f}") for value in values.tolist()]
 
 
-def _bars(chart: Chart, ends: Array, shares: Array, name: str) -> Element:
-    bars = (chart.bar(a, b, v) for (a, b), v in zip(pairwise(ends.tolist()), shares.tolist(), strict=True) if v)
-    return tag("path", d="".join(bars), class_=f"bars {name}")
-
-
 def _matrix(model: Model) -> Element:
     counts = model.chosen.confusion
     cells = (
@@ -643,24 +281,4 @@ def _matrix(model: Model) -> Element:
         )
         for name, *columns in cells
     ]
-    return _table([("", ""), ("Flagged", "n"), ("Not flagged", "n")], rows, "matrix")
-
-
-def _cross(chart: Chart, x: float, y: float, xs: tuple[float, float], ys: tuple[float, float]) -> Element:
-    across = f"M{chart.at_x(xs[0]):.1f} {chart.at_y(y):.1f}H{chart.at_x(xs[1]):.1f}"
-    return tag(
-        "path", d=f"{across}M{chart.at_x(x):.1f} {chart.at_y(ys[0]):.1f}V{chart.at_y(ys[1]):.1f}", class_="cross"
-    )
-
-
-def _table(head: Sequence[tuple[str, str]], rows: Sequence[Element], kind: str | None = None) -> Element:
-    columns = [tag("th", name, scope="col", class_=style or None) for name, style in head]
-    return tag("table", tag("thead", tag("tr", columns)), tag("tbody", rows), class_=kind)
-
-
-def _scrolling(table: Element, label: str) -> Element:
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
-
-
-def _interval(found: Interval) -> str:
-    return f"{found.estimate:.4f} ({found.lower:.4f} to {found.upper:.4f})"
+    return table([("", ""), ("Flagged", "n"), ("Not flagged", "n")], rows, "matrix")

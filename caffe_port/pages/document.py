@@ -17,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
-__all__ = ["Child", "document", "json_text", "number", "plain", "ratio", "size", "tag"]
+from caffe_port.printing import printable
+
+__all__ = ["Child", "document", "json_text", "number", "ratio", "size", "tag"]
 
 Child = Element | str | None | Iterable["Child"]
 """What may stand in an element; None is nothing."""
@@ -42,13 +44,8 @@ _BLOCKS = {
 _BLOCKS |= {"meta", "nav", "p", "path", "section", "script", "style", "svg", "table", "tbody", "thead", "tr", "ul"}
 """Elements that end their line in the file."""
 
-# What HTML, or UTF-8, cannot have: control characters, halves of surrogate pairs (undecodable bytes of a file name).
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def plain(text: object) -> str:
-    """The text with every character that cannot be shown replaced by U+FFFD."""
-    return _UNPRINTABLE.sub("\ufffd", str(text))
+_SPACES = "\t\n"
+"""What of unprintable characters stays: HTML has them as spaces, `pre` as they are."""
 
 
 def tag(name: str, /, *children: Child, **attributes: object) -> Element:
@@ -56,7 +53,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Element:
     element = Element(name)
     for key, value in attributes.items():
         if value is not None and value is not False:
-            element.set(key.rstrip("_").replace("_", "-"), "" if value is True else plain(value))
+            element.set(key.rstrip("_").replace("_", "-"), "" if value is True else printable(value, _SPACES))
     _append(element, children)
     if name in _BLOCKS:
         element.tail = "\n"
@@ -72,9 +69,9 @@ def _append(element: Element, children: Iterable[Child]) -> None:
         elif not isinstance(child, str):
             _append(element, child)
         elif len(element):
-            element[-1].tail = (element[-1].tail or "") + plain(child)
+            element[-1].tail = (element[-1].tail or "") + printable(child, _SPACES)
         else:
-            element.text = (element.text or "") + plain(child)
+            element.text = (element.text or "") + printable(child, _SPACES)
 
 
 def document(
@@ -104,7 +101,7 @@ def document(
         tag("title", title),
         _raw("style", css),
     )
-    block = [] if data is None else [_raw("script", json_text(data), type="application/json", id="data")]
+    block = [] if data is None else [_raw("script", json_text(_shown(data)), type="application/json", id="data")]
     page = tag("html", head, tag("body", body, block, [_raw("script", text) for text in code], class_=mood), lang="en")
     return "<!doctype html>\n" + tostring(page, encoding="unicode", method="html") + "\n"
 
@@ -124,6 +121,15 @@ def _asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _shown(data: Any) -> Any:
+    """What scripts read, with each text as the page itself would show it."""
+    if isinstance(data, str):
+        return printable(data, _SPACES)
+    if isinstance(data, dict):
+        return {key: _shown(value) for key, value in data.items()}
+    return list(map(_shown, data)) if isinstance(data, (list, tuple)) else data
 
 
 def json_text(data: Any) -> str:

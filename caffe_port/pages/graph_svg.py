@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 
 from caffe_port.net import Layer, Net
 from caffe_port.pages.document import tag
+from caffe_port.printing import printable
 from caffe_port.shapes import format_shape
 
 __all__ = ["graph_svg"]
@@ -107,7 +108,7 @@ def _texts(box: _Node) -> list[str]:
 
 def _short(layer: Layer) -> str:
     room = max(12, LONGEST - len(layer.type))
-    name = layer.name
+    name = printable(layer.name)
     return name if len(name) <= room else f"{name[: (room + 1) // 2 - 1]}…{name[-(room // 2) :]}"
 
 

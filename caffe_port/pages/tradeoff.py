@@ -9,7 +9,8 @@ from xml.etree.ElementTree import Element
 
 from caffe_port._version import __version__
 from caffe_port.pages.charts_svg import BOTTOM, LEFT, RIGHT, TOP, Chart
-from caffe_port.pages.document import Child, document, plain, tag
+from caffe_port.pages.document import Child, document, tag
+from caffe_port.printing import printable
 from caffe_port.shapes import format_shape
 from caffe_port.tradeoff.comparison import Comparison, Row, megabytes, milliseconds, percent, told
 from caffe_port.tradeoff.figure import UNKNOWN_ACCURACY, X_LABEL, Y_LABEL, Scene, round_ticks
@@ -86,7 +87,7 @@ def _facts(row: Row) -> dict[str, Any]:
         ["Top-5", percent(row.top5)],
         ["Source", "" if row.accuracy is None else f"{row.accuracy.source}, {row.accuracy.protocol}"],
     ]
-    return {"title": plain(row.title), "facts": [[what, plain(text)] for what, text in facts if text]}
+    return {"title": row.title, "facts": [[what, text] for what, text in facts if text]}
 
 
 def _figure(scene: Scene) -> Child:
@@ -140,7 +141,7 @@ def _chart(scene: Scene, kind: str, width: int, height: int, largest: float) -> 
         names.append(
             tag(
                 "text",
-                plain(_short(row.title)),
+                _short(row.title),
                 x=f"{place.x:.1f}",
                 y=f"{_TYPE * 0.35 - place.y:.1f}",
                 class_="name middle",
@@ -187,6 +188,7 @@ def _width(text: str) -> float:
 
 
 def _short(title: str) -> str:
+    title = printable(title)
     return title if len(title) <= 30 else f"{title[:29]}…"
 
 

@@ -15,8 +15,11 @@ import numpy.typing as npt
 
 from caffe_port._version import __version__
 from caffe_port.converters.to_pytorch_source import names
-from caffe_port.converters.to_pytorch_source.blocks import BlockClass, extract_blocks, make_stages
-from caffe_port.converters.to_pytorch_source.operations import Graph, Module, Tensor, Value, to_graph
+from caffe_port.converters.to_pytorch_source.blocks import BlockClass, extract_blocks
+from caffe_port.converters.to_pytorch_source.checking import require_expected
+from caffe_port.converters.to_pytorch_source.graph import Graph, Module, Tensor, Value
+from caffe_port.converters.to_pytorch_source.stages import make_stages
+from caffe_port.converters.to_pytorch_source.translation import to_graph
 from caffe_port.converters.to_pytorch_source.writing import INDENT, Call, constructor, forward_body, laid_out
 from caffe_port.errors import ArtifactError, GraphError, Problems
 from caffe_port.net import Blob, Net
@@ -78,7 +81,7 @@ def to_pytorch_source(net: Net, name: str, preprocessing: Preprocessing | None =
         pieces.append(preprocess_function(preprocessing))
     body = "\n\n\n".join("\n".join(piece) for piece in pieces)
     source = f"{_docstring(net, name, graph)}\n\n{_imports(body)}\n\n\n{body}\n"
-    compile(source, f"{name}.py", "exec")
+    require_expected(source, f"{name}.py")
     tensors: dict[str, Tensor] = {}
     hooks: dict[str, Blob] = {}
     for module, attribute in attributes.items():

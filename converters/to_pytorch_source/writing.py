@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from caffe_port.converters.to_pytorch_source import names
-from caffe_port.converters.to_pytorch_source.operations import Module, Op, Value, literal
+from caffe_port.converters.to_pytorch_source.graph import Module, Op, Value, literal
 
 __all__ = ["Call", "constructor", "forward_body", "laid_out"]
 
