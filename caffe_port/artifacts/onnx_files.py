@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +45,15 @@ def write_onnx_files(
     from caffe_port.converters.to_onnx.files import run_openvino, run_ort, write_onnx, write_openvino, write_ort
 
     draft = Draft()
-    model, details = _model(net, form, manifest, calibration, budget, draft)
+    model, values, details = _model(net, form, manifest, calibration, budget, draft)
     # The other formats are made from the file, which is then only on the way.
     onnx_path = workshop / (f"{name}.onnx" if "onnx" in targets else f".{name}.onnx")
-    written = write_onnx(model, onnx_path, external_data=form.external_data)
+    written = write_onnx(model, onnx_path, values=values, external_data=form.external_data)
     batch = "symbolic" if _is_symbolic(model) else "fixed"
     if "onnx" in targets:
         draft.add("onnx", onnx_path, *written[1:], opset=model.opset_import[0].version, batch=batch, **details)
         if not form.changes_numbers:
-            draft.exact.append(_traced(_ReadBack(onnx_path), form))
+            draft.exact.append(_traced(OnnxBackend(onnx_path), form))
         _deployed(draft, form, onnx_path.name, "onnxruntime, the file as it is", _session_runner(onnx_path, net))
     if "ort" in targets:
         path = workshop / f"{name}.ort"
@@ -78,15 +77,21 @@ def _model(
     calibration: Sequence[Mapping[str, Array]],
     budget: float | None,
     draft: Draft,
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The model, and what a user must know of it. A float model under way to another is verified as well."""
+) -> tuple[onnx.ModelProto, Mapping[str, Array] | None, dict[str, Any]]:
+    """The model, its initializers' values where they are not in it, and what a user must know of it.
+
+    A float model under way to another is verified as well.
+    """
     from caffe_port.converters.to_onnx import to_onnx
+    from caffe_port.converters.to_onnx.export import model_and_values
 
     if form.folds:
         result = fold_linear(net)
         draft.changes += [f"{taken} folded into {into}" for into, names in result.folded.items() for taken in names]
         net = result.net
-    model = to_onnx(net, batch="symbolic" if form.batch is None else form.batch)
+    batch = "symbolic" if form.batch is None else form.batch
+    # Where nothing looks at the values, they stay where they are: in the mapped file.
+    model, values = (to_onnx(net, batch=batch), None) if _rewritten(form) else model_and_values(net, batch=batch)
     if form.batch == "symbolic" and not _is_symbolic(model):
         raise GraphError("the net fixes its batch (a layer depends on it): give --batch N, or change the prototxt")
     if form.opset:
@@ -97,8 +102,10 @@ def _model(
     if form.changes_numbers:
         draft.exact.append(_traced(OnnxBackend(model, "onnxruntime, before its precision is reduced"), form))
     if form.half:
-        from caffe_port.converters.to_onnx.half import to_half
+        from caffe_port.converters.to_onnx.half import lost_to_zero, to_half
 
+        if lost := lost_to_zero(model, activations=form.half == "all"):
+            draft.changes.append(lost)
         model = to_half(model, activations=form.half == "all", calibration=calibration)
         details["precision"] = "float16 weights" if form.half == "weights" else "float16"
     if form.int8:
@@ -123,7 +130,7 @@ def _model(
         inside = model = with_preprocessing(outside, preprocessing)
         details["input"] = "image: uint8, height x width x RGB"
         draft.measured.append(lambda pictures: _deviation(preprocessing, outside, inside, pictures))
-    return model, details
+    return model, values, details
 
 
 def _deviation(
@@ -140,6 +147,11 @@ def _deviation(
         f"preprocessing inside, on {found.pictures} pictures: {percent(found.tensor_share)} of the values of the net's "
         f"input differ from the bit-exact ones, by at most {found.tensor:.3g}; outputs of the same model: {outputs}"
     )
+
+
+def _rewritten(form: Form) -> bool:
+    """Whether the model is made into another."""
+    return bool(form.opset or form.changes_numbers or form.preprocessing)
 
 
 def _traced(backend: Backend, form: Form) -> Backend:
@@ -169,20 +181,3 @@ def _session_runner(path: Path, net: Net) -> Runner:
         return dict(zip(net.outputs, session.run(names, given), strict=True))
 
     return run
-
-
-@dataclass(slots=True)
-class _ReadBack:
-    """The ONNX file, opened so that every value can be seen."""
-
-    path: Path
-    name: str = "onnxruntime"
-    outputs_only: bool = False
-    _made: list[OnnxBackend] = field(default_factory=list)
-
-    def trace(self, net: Net, inputs: Mapping[str, Array]) -> Any:
-        if not self._made:
-            import onnx
-
-            self._made.append(OnnxBackend(onnx.load(self.path)))
-        return self._made[0].trace(net, inputs)

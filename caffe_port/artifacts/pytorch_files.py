@@ -35,10 +35,8 @@ def write_pytorch(net: Net, workshop: Path, name: str, form: Form) -> Draft:
     from safetensors.torch import save
 
     weights = workshop / f"{name}.safetensors"
-    # Tensors shared by name are stored once a name: safetensors refuses shared memory.
-    state = {key: value.detach().clone().contiguous() for key, value in module.state_dict().items()}
     with replacing(weights) as stream:
-        stream.write(save(state, metadata={"format": "pt"}))
+        stream.write(save(_unshared(module.state_dict()), metadata={"format": "pt"}))
     program, symbolic = _export(wanted, module, form.batch)
     path = workshop / f"{name}.pt2"
     # Not straight to the file: where that cannot be written, PyTorch raises its C++ stack instead of an OSError.
@@ -63,6 +61,17 @@ def write_pytorch(net: Net, workshop: Path, name: str, form: Form) -> Draft:
 
     draft.exact.append(DeployedFile("torch, the exported program", run))
     return draft
+
+
+def _unshared(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors, copied where another has the same memory, which safetensors refuses: those shared by name."""
+    seen: set[int] = set()
+    tensors = {}
+    for key, value in state.items():
+        memory = value.untyped_storage().data_ptr()
+        tensors[key] = (value.clone() if memory in seen else value).contiguous()
+        seen.add(memory)
+    return tensors
 
 
 def write_pytorch_source(net: Net, workshop: Path, name: str, form: Form, preprocessing: Preprocessing | None) -> Draft:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,13 +11,14 @@ from caffe_port import registry
 from caffe_port._version import __version__
 from caffe_port.converters.to_onnx.context import OnnxContext
 from caffe_port.errors import CaffePortError, GraphError
+from caffe_port.layers.base import Array
 from caffe_port.net import Blob, Layer, Net
 from caffe_port.passes.detection_boxes import DETECTIONS, detection_boxes
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSET", "to_onnx", "value_names"]
+__all__ = ["OPSET", "model_and_values", "to_onnx", "value_names"]
 
 OPSET = 17
 """The opset every model is written for: the newest that runtimes of the last years all read."""
@@ -44,6 +45,20 @@ def to_onnx(
     that brings its own (`passes.detection_boxes`).
     The metadata holds the tool's version, the sources' SHA-256, and the phase.
     Raises: UnsupportedLayer naming every layer that ONNX cannot express; WeightsError if learned blobs have no values.
+    """
+    model, values = model_and_values(net, batch=batch, extra_outputs=extra_outputs, detection=detection)
+    for tensor in model.graph.initializer:
+        tensor.raw_data = values[tensor.name].tobytes()
+    return model
+
+
+def model_and_values(
+    net: Net, *, batch: str | int = "symbolic", extra_outputs: Iterable[str] = (), detection: str = "rows"
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """What `to_onnx` gives, but for the initializers' values, which stand beside the model, by name.
+
+    They are views of the net's learned blobs wherever those go into the model as they are, so a model of any size takes
+    no memory; `files.write_onnx` takes both. Raises: as `to_onnx`.
     """
     import onnx
     from onnx import helper
@@ -83,7 +98,7 @@ def to_onnx(
         net.name or "net",
         [value_info(blob, counterpart.get(blob)) for blob in net.input_blobs],
         [value_info(blob, counterpart.get(blob)) for blob in (*net.output_blobs, *extra)],
-        initializer=[_tensor(name, array) for name, array in context.constants.items()],
+        initializer=[_without_values(name, array) for name, array in context.constants.items()],
     )
     model = helper.make_model(
         graph,
@@ -99,7 +114,7 @@ def to_onnx(
             metadata[f"{key}.name"] = source.path.name
             metadata[f"{key}.sha256"] = source.sha256()
     helper.set_model_props(model, metadata)
-    return model
+    return model, context.constants
 
 
 def value_names(net: Net) -> dict[Blob, str]:
@@ -165,7 +180,9 @@ def _emit(net: Net, names: dict[Blob, str]) -> OnnxContext:
             continue
         emit = registry.find_emitter("onnx", layer.type)
         assert emit is not None
-        emit(context, layer, layer.definition, inputs)
+        # What an emitter works out of the weights may overflow, as Caffe's own arithmetic would.
+        with np.errstate(all="ignore"):
+            emit(context, layer, layer.definition, inputs)
     for blob in net.output_blobs:
         # A net output nobody computes: a blob whose memory an in-place layer overwrote. An input that no layer reads is
         # another, which the graph gives out as it comes.
@@ -202,13 +219,13 @@ def _at_another_batch(net: Net, context: OnnxContext, names: dict[Blob, str]) ->
     return larger
 
 
-def _equal(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+def _equal(a: Array, b: Array) -> bool:
     if a.shape != b.shape:
         return False
-    return _same_buffer(a, b) or np.array_equal(a, b)
+    return _same_buffer(a, b) or np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _same_buffer(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+def _same_buffer(a: Array, b: Array) -> bool:
     same: bool = a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
     return same and a.dtype == b.dtype
 
@@ -236,17 +253,8 @@ def _counterparts(net: Net, other: Net | None) -> dict[Blob, Blob]:
     return pairs
 
 
-def _tensor(name: str, array: np.ndarray[Any, Any]) -> onnx.TensorProto:
-    """A TensorProto with raw data; the values are copied once."""
+def _without_values(name: str, array: Array) -> onnx.TensorProto:
     import onnx
 
     element = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL}
-    tensor = onnx.TensorProto(name=name, data_type=element[array.dtype.name], dims=array.shape)
-    tensor.raw_data = np.ascontiguousarray(array).tobytes()
-    return tensor
-
-
-def layer_outputs(net: Net) -> list[tuple[Layer, tuple[str, ...]]]:
-    """Each layer that computes something, with the ONNX names of its tops."""
-    names = value_names(net)
-    return [(layer, tuple(names[top] for top in layer.tops)) for layer in net.layers if not layer.definition.is_input]
+    return onnx.TensorProto(name=name, data_type=element[array.dtype.name], dims=array.shape)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from caffe_port.backends import make_session
 from caffe_port.errors import ArtifactError, MissingDependency
 from caffe_port.layers.base import Array
-from caffe_port.proto.files import replacing
+from caffe_port.proto import wire
+from caffe_port.proto.files import hidden_folder, replacing
+from caffe_port.proto.wire_format import tagged
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message
 
 __all__ = ["LARGEST_FILE", "run_openvino", "run_ort", "write_onnx", "write_openvino", "write_ort"]
 
@@ -32,38 +34,79 @@ EXTERNAL_FROM = 1024
 
 
 def write_onnx(
-    model: onnx.ModelProto, path: Path, *, external_data: bool | None = None, largest: int = LARGEST_FILE
+    model: onnx.ModelProto,
+    path: Path,
+    *,
+    values: Mapping[str, Array] | None = None,
+    external_data: bool | None = None,
+    largest: int = LARGEST_FILE,
 ) -> list[Path]:
     """Writes `model` to `path`; returns the files written, `path` first.
 
-    `external_data`: whether the weights go to a file of their own, `path` with `.data` appended, which has to stay
-    beside it. None: only if one file would be larger than `largest` bytes. The same model gives the same bytes.
+    `values`: those of all initializers by name, for a model without them (`export.model_and_values`): they are written
+    from where they lie, never copied. `external_data`: whether the weights go to a file of their own, `path` with
+    `.data` appended, which has to stay beside it. None: only if one file would be larger than `largest` bytes. The same
+    model gives the same bytes, which are protobuf's own.
     Raises: ArtifactError if a file cannot be written, or one file is asked for and would be too large.
     """
-    if external_data is None or not external_data:
-        too_large = _size(model) > largest
-        if too_large and external_data is not None:
+    if not external_data:
+        pieces = _pieces(model, values, largest)
+        if pieces is not None:
+            wire.write_pieces(path, pieces)
+            return [path]
+        if external_data is not None:
             raise ArtifactError(
                 f"{path}: the model is larger than the {largest} bytes an ONNX file holds: its weights need a file of "
                 "their own"
             )
-        if not too_large:
-            with replacing(path) as stream:
-                stream.write(model.SerializeToString(deterministic=True))
-            return [path]
     data = path.with_name(f"{path.name}.data")
     with replacing(data) as weights, replacing(path) as stream:
-        stream.write(_externalized(model, data.name, weights).SerializeToString(deterministic=True))
+        stream.write(_externalized(model, values, data.name, weights).SerializeToString(deterministic=True))
     return [path, data]
 
 
-def _size(model: onnx.ModelProto) -> int:
-    """Bytes of the model as one file. Beyond protobuf's limit only the weights count, as ByteSize() fails there."""
-    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    return weights if weights > LARGEST_FILE else model.ByteSize()
+def _pieces(model: onnx.ModelProto, values: Mapping[str, Array] | None, largest: int) -> list[Any] | None:
+    """The serialized model in pieces; None if it is larger than `largest` bytes."""
+    if values is None:
+        # Beyond its limit protobuf fails instead of counting.
+        weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        if weights > LARGEST_FILE or model.ByteSize() > largest:
+            return None
+        return [model.SerializeToString(deterministic=True)]
+    graph: list[Any] = []
+    for tensor in model.graph.initializer:
+        raw = _bytes_of(values[tensor.name])
+        fields = tensor.SerializeToString(deterministic=True) + tagged(_number(tensor, "raw_data"), len(raw))
+        graph += [tagged(_number(model.graph, "initializer"), len(fields) + len(raw)) + fields, raw]
+    pieces = _around(model.graph, "initializer", graph)
+    pieces = _around(model, "graph", [tagged(_number(model, "graph"), sum(map(len, pieces))), *pieces])
+    return pieces if sum(map(len, pieces)) <= largest else None
 
 
-def _externalized(model: onnx.ModelProto, location: str, weights: Any) -> onnx.ModelProto:
+def _bytes_of(values: Array) -> memoryview:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+def _number(message: Message, field: str) -> int:
+    number: int = message.DESCRIPTOR.fields_by_name[field].number
+    return number
+
+
+def _around(message: Message, field: str, inner: list[Any]) -> list[Any]:
+    """`inner` between the other fields of a message, which protobuf writes by number."""
+    before, behind = type(message)(), type(message)()
+    number = _number(message, field)
+    for part, kept in ((before, range(number)), (behind, range(number + 1, 1 << 29))):
+        part.CopyFrom(message)
+        for spec, _ in part.ListFields():
+            if spec.number not in kept:
+                part.ClearField(spec.name)
+    return [before.SerializeToString(deterministic=True), *inner, behind.SerializeToString(deterministic=True)]
+
+
+def _externalized(
+    model: onnx.ModelProto, values: Mapping[str, Array] | None, location: str, weights: BinaryIO
+) -> onnx.ModelProto:
     """The model without its large tensors, which are written to `weights`."""
     import onnx
     from onnx import numpy_helper
@@ -73,12 +116,17 @@ def _externalized(model: onnx.ModelProto, location: str, weights: Any) -> onnx.M
     for tensor in slim.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ArtifactError(f"tensor {tensor.name!r} is in another file: load the model with its external data")
-        values = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-        if len(values) < EXTERNAL_FROM:
+        if values is not None:
+            raw = _bytes_of(values[tensor.name])
+        else:
+            raw = memoryview(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+        if len(raw) < EXTERNAL_FROM:
+            if values is not None:
+                tensor.raw_data = bytes(raw)
             continue
         weights.write(bytes(-weights.tell() % ALIGNMENT))
-        place = {"location": location, "offset": weights.tell(), "length": len(values)}
-        weights.write(values)
+        place = {"location": location, "offset": weights.tell(), "length": len(raw)}
+        weights.write(raw)
         shape, element, name = list(tensor.dims), tensor.data_type, tensor.name
         tensor.Clear()
         tensor.dims.extend(shape)
@@ -187,8 +235,8 @@ def _first_line(error: Exception) -> str:
 def _beside(*paths: Path) -> Iterator[Path]:
     """A hidden folder beside `paths`, whose files of these names take their places when the block ends."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".caffe_port-", suffix=".tmp", dir=paths[0].parent) as name:
-            folder = Path(name)
+        paths[0].parent.stat()  # a writer of files makes no folder
+        with hidden_folder(paths[0].parent) as folder:
             yield folder
             for path in paths:
                 if not (folder / path.name).is_file():

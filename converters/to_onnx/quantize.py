@@ -212,7 +212,10 @@ class _Workbench:
             for name, count in counts.items():
                 # 0 is a level of every range, and the half of what a ReLU gives.
                 value = values[name][values[name] != 0]
-                place = (value - np.float32(low[name])) * np.float32(BINS / (high[name] - low[name]))
+                bins_of = BINS / (high[name] - low[name])
+                # Of a range that is subnormal the bins are beyond float32.
+                real = np.float32 if bins_of <= float(np.finfo(np.float32).max) else np.float64
+                place = (value - real(low[name])) * real(bins_of)
                 count += np.bincount(np.minimum(place.astype(np.int32), BINS - 1), minlength=BINS)
         self.ranges = {
             name: best_range(counts[name], low[name], high[name]) if name in counts else (0.0, 0.0) for name in names
