@@ -15,6 +15,7 @@ from caffe_port import build
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.net import Net
 from caffe_port.proto import text, upgrade, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.runtime import run
 
 FILE = "net.prototxt"
@@ -78,14 +79,14 @@ def inputs_of(net: Net, seed: int = 0) -> dict[str, NDArray[np.float32]]:
 def blob(values: Any, shape: Sequence[int] | None = None, *, legacy: bool = False, dtype: Any = np.float32) -> Any:
     """A learned blob for `wire.write`: of the array's own shape, or the shape given."""
     array = np.asarray(values, dtype=dtype)
-    return wire.BlobData(tuple(array.shape if shape is None else shape), legacy, array.reshape(-1))
+    return BlobData(tuple(array.shape if shape is None else shape), legacy, array.reshape(-1))
 
 
 def write_caffemodel(path: Path, prototxt: str, blobs: Mapping[str, Sequence[Any]]) -> Path:
     """Writes a caffemodel: the layers of a prototxt as they stand, and blobs (arrays, or BlobData) by layer name."""
     message, _ = text.parse(prototxt, file=FILE)
     own = [
-        [entry if isinstance(entry, wire.BlobData) else blob(entry) for entry in blobs.get(layer.name, ())]
+        [entry if isinstance(entry, BlobData) else blob(entry) for entry in blobs.get(layer.name, ())]
         for layer in message.layer
     ]
     wire.write(path, message, own)

@@ -1,4 +1,4 @@
-"""NetParameter → Net: versions, aliases, outputs, sharing, and what is refused."""
+"""NetParameter → Net: layers, outputs, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import CONV_NET, FILE, THROUGH, built, filled, inputs_of, one_input, placed, through_numpy, weights_of
+from layer_text import layer, power
+from small import CONV_NET, FILE, built, one_input, placed
 
 from caffe_port import build, loading
 from caffe_port.build import AUTOMATIC_TOP
@@ -19,7 +20,6 @@ from caffe_port.errors import (
     ShapeError,
     UnsupportedLayer,
     UnsupportedParameter,
-    WeightsError,
 )
 from caffe_port.frontend import PlacedLayer
 from caffe_port.runtime import run
@@ -27,152 +27,11 @@ from caffe_port.runtime import run
 REJECTED = Path(__file__).parents[2] / "shared" / "conformance" / "rejected"
 
 
-def layer(name: str, kind: str, bottoms: str = "", tops: str = "", more: str = "") -> str:
-    words = [f'bottom: "{b}"' for b in bottoms.split()] + [f'top: "{t}"' for t in tops.split()]
-    return f'layer {{ name: "{name}" type: "{kind}" {" ".join(words)} {more} }}\n'
-
-
-def power(name: str, bottom: str, top: str, scale: float = 1, shift: float = 0) -> str:
-    return layer(name, "Power", bottom, top, f"power_param {{ scale: {scale} shift: {shift} }}")
-
-
-# Blobs and their versions
-
-
-def test_in_place_layers_make_versions() -> None:
-    net = built(one_input(2, 3) + power("a", "x", "y") + layer("r", "ReLU", "y", "y") + layer("s", "TanH", "y", "y"))
-    a, r, s = net.layers[1:]
-    assert [top.version for (top,) in (a.tops, r.tops, s.tops)] == [0, 1, 2]
-    assert {top.name for (top,) in (a.tops, r.tops, s.tops)} == {"y"}
-    assert r.bottoms == a.tops and s.bottoms == r.tops
-    assert [a.is_in_place, r.is_in_place, s.is_in_place] == [False, True, True]
-    assert net.blobs["y"] is s.tops[0] and net.output_blobs == s.tops
-
-
-def test_layers_are_numbered_as_in_caffe_with_splits() -> None:
-    net = built(one_input(2) + power("a", "x", "y") + power("b", "x", "z"))
-    assert [(entry.index, entry.name, entry.automatic) for entry in net.layers] == [
-        (0, "x", False),
-        (1, "x_x_0_split", True),
-        (2, "a", False),
-        (3, "b", False),
-    ]
-    assert [str(entry.location) for entry in net.layers] == [f"{FILE}:{line}:1" for line in (1, 1, 2, 3)]
-
-
 def test_layer_by_name_is_the_last_of_that_name() -> None:
     net = built(one_input(2) + power("a", "x", "y") + power("a", "y", "z"))
     assert net.layer("a") is net.layers[2]
     with pytest.raises(GraphError, match="no layer 'b'"):
         net.layer("b")
-
-
-# Aliases: Split, Flatten and Reshape share memory, so an in-place layer behind one changes every name of it.
-
-
-def test_in_place_behind_flatten_changes_the_other_name_too() -> None:
-    """b = flatten(a), clipped at 0 in place. Caffe's a is the same memory, so c = 10 * a reads clipped values."""
-    net = built(
-        one_input(2, 2, 3)
-        + power("a", "x", "a", shift=1)
-        + layer("b", "Flatten", "a", "b")
-        + layer("r", "ReLU", "b", "b")
-        + power("c", "a", "c", scale=10)
-    )
-    x = np.float32([[[-4, 3, -2], [1, -6, 5]], [[7, -8, 9], [-10, 11, -12]]])
-    # a = x + 1, clipped: -3 4 -1 / 2 -5 6 / 8 -7 10 / -9 12 -11
-    b = np.float32([[0, 4, 0, 2, 0, 6], [8, 0, 10, 0, 12, 0]])
-    assert net.outputs == ("b", "c")
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x})
-        assert np.array_equal(values["b"], b), name
-        assert values["c"].shape == (2, 2, 3), name
-        assert np.array_equal(values["c"], 10 * b.reshape(2, 2, 3)), name
-    assert np.array_equal(run(net, {"x": x})["a"], b.reshape(2, 2, 3))
-
-
-def test_the_value_read_before_the_overwriting_stays() -> None:
-    """d reads a before the ReLU runs, c after it."""
-    net = built(
-        one_input(2, 3)
-        + power("a", "x", "a", scale=2)
-        + layer("b", "Reshape", "a", "b", "reshape_param { shape { dim: 0 dim: 1 dim: -1 } }")
-        + power("d", "a", "d", shift=1)
-        + layer("r", "ReLU", "b", "b")
-        + power("c", "a", "c", shift=1)
-    )
-    x = np.float32([[-1, 2, -3], [4, -5, 6]])
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x})
-        assert np.array_equal(values["d"], [[-1, 5, -5], [9, -9, 13]]), name  # 2x + 1
-        assert np.array_equal(values["c"], [[1, 5, 1], [9, 1, 13]]), name  # max(2x, 0) + 1
-        assert np.array_equal(values["b"], [[[0, 4, 0]], [[8, 0, 12]]]), name
-
-
-def test_in_place_on_one_top_of_a_written_split() -> None:
-    """p is clipped in place; q, the Split's other top, is the same memory, and a net output nobody computes."""
-    net = built(
-        one_input(2, 3) + power("a", "x", "a", scale=3) + layer("s", "Split", "a", "p q") + layer("r", "ReLU", "p", "p")
-    )
-    x = np.float32([[-1, 2, -3], [4, -5, 6]])
-    expected = np.float32([[0, 6, 0], [12, 0, 18]])
-    assert net.outputs == ("p", "q")
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x})
-        assert np.array_equal(values["p"], expected) and np.array_equal(values["q"], expected), name
-
-
-def test_an_output_of_another_shape_whose_memory_is_overwritten() -> None:
-    net = built(
-        one_input(2, 3, 2)
-        + power("a", "x", "a", scale=3)
-        + layer("s", "Split", "a", "p q")
-        + layer("f", "Flatten", "p", "f")
-        + layer("r", "ReLU", "f", "f")
-    )
-    x = np.float32([[[-1, 2], [-3, 4], [5, -6]], [[7, -8], [9, -10], [-11, 12]]])
-    expected = np.maximum(3 * x, 0)
-    assert net.outputs == ("f", "q")
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x})
-        assert np.array_equal(values["f"], expected.reshape(2, 6)), name
-        assert values["q"].shape == (2, 3, 2) and np.array_equal(values["q"], expected), name
-
-
-def test_a_split_of_an_overwritten_blob() -> None:
-    """q, after f (its memory, flat) was clipped in place, is split by the file's own Split: q's shape, f's values."""
-    net = built(
-        one_input(2, 3, 2)
-        + power("a", "x", "a", scale=3)
-        + layer("s", "Split", "a", "p q")
-        + layer("f", "Flatten", "p", "f")
-        + layer("r", "ReLU", "f", "f")
-        + layer("t", "Split", "q", "u v")
-        + layer("c", "Concat", "u", "c", "concat_param { axis: 2 }")
-        + power("d", "v", "d", shift=1)
-    )
-    x = np.float32([[[-1, 2], [-3, 4], [5, -6]], [[7, -8], [9, -10], [-11, 12]]])
-    expected = np.maximum(3 * x, 0)
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x})
-        assert values["c"].shape == (2, 3, 2) and np.array_equal(values["c"], expected), name
-        assert np.array_equal(values["d"], expected + 1), name
-
-
-def test_in_place_on_an_alias_of_the_input() -> None:
-    """f shares the input's memory; what reads x later sees the clipped values."""
-    net = built(
-        one_input(2, 2, 3)
-        + layer("f", "Flatten", "x", "f")
-        + layer("r", "ReLU", "f", "f")
-        + power("c", "x", "c", shift=1)
-    )
-    x = np.float32([[[-4, 3, -2], [1, -6, 5]], [[7, -8, 9], [-10, 11, -12]]])
-    kept = x.copy()
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x})
-        assert np.array_equal(values["c"], np.maximum(kept, 0) + 1), name
-        assert np.array_equal(x, kept), f"{name} wrote into the caller's array"
 
 
 # Outputs
@@ -216,128 +75,6 @@ def test_automatic_tops() -> None:
 def test_a_layer_without_automatic_tops_needs_its_top() -> None:
     with pytest.raises(GraphError, match=r"layer 'a': ReLU takes 1 tops, 0 are given"):
         built(one_input(2) + layer("a", "ReLU", "x"))
-
-
-# Learned blobs
-
-
-def fc(name: str, bottom: str, outputs: int, more: str = "", param: str = "") -> str:
-    return layer(
-        name,
-        "InnerProduct",
-        bottom,
-        name,
-        f"inner_product_param {{ num_output: {outputs} bias_term: false {param} }} {more}",
-    )
-
-
-def test_a_shared_blob_is_the_first_owners() -> None:
-    net = built(one_input(2, 3) + fc("a", "x", 5, 'param { name: "w" }') + fc("b", "x", 5, 'param { name: "w" }'))
-    a, b = net.layer("a").weights[0], net.layer("b").weights[0]
-    assert a.owner is None and b.owner is a
-    assert list(net.weights()) == [a]
-    values = np.arange(15, dtype=np.float32).reshape(5, 3)
-    net = net.with_weights({"a": [values]})
-    a, b = net.layer("a").weights[0], net.layer("b").weights[0]
-    assert b.owner is a and a.data is not None and b.data is not None and np.shares_memory(a.data, b.data)
-    result = run(net, {"x": np.float32([[1, 0, 0], [0, 1, 1]])})
-    # Rows of x pick column 0, and columns 1 + 2, of the 5x3 weights.
-    assert np.array_equal(result["b"], [[0, 3, 6, 9, 12], [3, 9, 15, 21, 27]])
-    assert np.array_equal(result["a"], result["b"])
-
-
-def test_a_shared_blob_may_be_given_with_any_of_its_layers() -> None:
-    net = built(one_input(2, 3) + fc("a", "x", 5, 'param { name: "w" }') + fc("b", "x", 5, 'param { name: "w" }'))
-    values = np.arange(15, dtype=np.float32).reshape(5, 3)
-    for given in ({"b": [values]}, {"a": [values], "b": [values]}):
-        data = net.with_weights(given).layer("a").weights[0].data
-        assert data is not None and np.array_equal(data, values)
-    with pytest.raises(WeightsError, match=r"layer 'b': learned blob 0 is shared as 'w'"):
-        net.with_weights({"a": [values], "b": [values + 1]})
-
-
-def test_strict_sharing_needs_the_same_shape() -> None:
-    transposed = fc("b", "y", 3, 'param { name: "w" }')
-    with pytest.raises(ShapeError, match=r"layer 'b': shares param 'w' with a/0: shape 3x5 here, 5x3 there"):
-        built(one_input(2, 3) + one_input(2, 5, name="y") + fc("a", "x", 5, 'param { name: "w" }') + transposed)
-
-
-def test_permissive_sharing_reinterprets() -> None:
-    """The sharer says PERMISSIVE; its 3x5 are the owner's 5x3 in the same order, not transposed."""
-    net = built(
-        one_input(2, 3)
-        + one_input(2, 5, name="y")
-        + fc("a", "x", 5, 'param { name: "w" }')
-        + fc("b", "y", 3, 'param { name: "w" share_mode: PERMISSIVE }')
-    )
-    net = net.with_weights({"a": [np.arange(15).reshape(5, 3)]})
-    x, y = np.float32([[1, 0, 0], [0, 0, 1]]), np.float32([[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]])
-    for name, through in THROUGH.items():
-        values = through(net, {"x": x, "y": y})
-        assert np.array_equal(values["a"], [[0, 3, 6, 9, 12], [2, 5, 8, 11, 14]]), name
-        assert np.array_equal(values["b"], [[0, 5, 10], [4, 9, 14]]), name
-
-
-def test_the_sharers_mode_decides_not_the_owners() -> None:
-    with pytest.raises(ShapeError, match="shares param 'w'"):
-        built(
-            one_input(2, 3)
-            + one_input(2, 5, name="y")
-            + fc("a", "x", 5, 'param { name: "w" share_mode: PERMISSIVE }')
-            + fc("b", "y", 3, 'param { name: "w" }')
-        )
-
-
-def test_permissive_sharing_needs_the_same_count() -> None:
-    with pytest.raises(ShapeError, match=r"layer 'b': shares param 'w' with a/0: 12 elements here, 15 there"):
-        built(
-            one_input(2, 3)
-            + fc("a", "x", 5, 'param { name: "w" }')
-            + fc("b", "x", 4, 'param { name: "w" share_mode: PERMISSIVE }')
-        )
-
-
-@pytest.mark.parametrize("what", ["lr_mult", "decay_mult"])
-def test_shared_blobs_agree_in_their_multipliers(what: str) -> None:
-    def net(first: str, second: str) -> None:
-        built(
-            one_input(2, 3)
-            + fc("a", "x", 5, f'param {{ name: "w" {first} }}')
-            + fc("b", "x", 5, f'param {{ name: "w" {second} }}')
-        )
-
-    net(f"{what}: 2", f"{what}: 2")
-    net("", f"{what}: 2")
-    net(f"{what}: 2", "")
-    with pytest.raises(GraphError, match=f"another {what}: 3, not 2"):
-        net(f"{what}: 2", f"{what}: 3")
-
-
-def test_two_blobs_of_one_layer_may_share() -> None:
-    """A Scale's factor and bias under one name."""
-    net = built(
-        one_input(2, 3)
-        + layer("s", "Scale", "x", "s", 'scale_param { bias_term: true } param { name: "w" } param { name: "w" }')
-    )
-    first, second = net.layer("s").weights
-    assert second.owner is first
-
-
-def test_more_param_entries_than_blobs() -> None:
-    with pytest.raises(GraphError, match="layer 'a': 2 param entries for 1 learned blobs"):
-        built(one_input(2, 3) + fc("a", "x", 5, "param { } param { }"))
-    with pytest.raises(GraphError, match="layer 'r': 1 param entries for 0 learned blobs"):
-        built(one_input(2, 3) + layer("r", "ReLU", "x", "y", "param { lr_mult: 1 }"))
-
-
-def test_missing_param_entries_have_defaults() -> None:
-    net = built(
-        one_input(2, 3)
-        + layer("a", "InnerProduct", "x", "a", "inner_product_param { num_output: 5 } param { lr_mult: 7 }")
-    )
-    weight, bias = net.layer("a").weights
-    assert (weight.lr_mult, weight.decay_mult, bias.lr_mult, bias.decay_mult) == (7, 1, 1, 1)
-    assert (weight.shape, bias.shape) == ((5, 3), (5,))
 
 
 # What is refused
@@ -468,124 +205,6 @@ def test_impossible_shapes() -> None:
         built('layer { name: "x" type: "Input" top: "x" }')
 
 
-# Input shapes
-
-
-def test_input_shapes_given_from_outside() -> None:
-    text = 'layer { name: "in" type: "Input" top: "x" top: "y" }' + layer("c", "Concat", "x y", "z")
-    net = built(text, input_shapes={"x": [2, 3, 5], "y": (2, 7, 5)})
-    assert net.input_shapes == {"x": (2, 3, 5), "y": (2, 7, 5)} and net.blobs["z"].shape == (2, 10, 5)
-    with pytest.raises(GraphError, match="'q', which is no input"):
-        built(text, input_shapes={"x": [2, 3], "y": [2, 3], "q": [1]})
-
-
-def test_with_input_shapes() -> None:
-    net = filled(CONV_NET)
-    other = net.with_input_shapes({"data": (5, 3, 8, 7)})
-    assert other.input_shapes == {"data": (5, 3, 8, 7)} and other.blobs["prob"].shape == (5, 5)
-    assert net.blobs["prob"].shape == (2, 5), "the net itself stays"
-    for mine, theirs in zip(net.weights(), other.weights(), strict=True):
-        assert mine is theirs
-    assert (other.name, other.phase) == (net.name, net.phase)
-    assert [entry.location for entry in other.layers] == [entry.location for entry in net.layers]
-    x = inputs_of(other)["data"]
-    assert np.array_equal(run(other, {"data": x})["prob"], run(net, {"data": x})["prob"])
-
-
-def test_with_input_shapes_that_do_not_fit_the_weights() -> None:
-    """8 wider: pool1 is 4x4x7, so fc would need 5x112. 2 more channels: conv1 would need 4x5x3x3."""
-    net = filled(CONV_NET)
-    with pytest.raises(ShapeError, match=r"layer 'fc': learned blob 0 is 5x48; these inputs need 5x112"):
-        net.with_input_shapes({"data": (2, 3, 8, 15)})
-    with pytest.raises(ShapeError, match=r"layer 'conv1': learned blob 0 is 4x3x3x3; these inputs need 4x5x3x3"):
-        net.with_input_shapes({"data": (2, 5, 8, 7)})
-    with pytest.raises(GraphError, match="'dota': no input of net 'small'; it has data"):
-        net.with_input_shapes({"dota": (1,)})
-
-
-def test_with_input_shapes_keeps_sharing_and_aliases() -> None:
-    net = built(
-        one_input(2, 3)
-        + fc("a", "x", 5, 'param { name: "w" }')
-        + fc("b", "x", 5, 'param { name: "w" }')
-        + layer("f", "Reshape", "a", "f", "reshape_param { shape { dim: 0 dim: 1 dim: 5 } }")
-        + layer("r", "ReLU", "f", "f")
-        + power("c", "a", "c")
-    )
-    net = net.with_weights({"a": [np.arange(15).reshape(5, 3) - 7]})
-    x = np.float32([[1, -2, 3], [-1, 1, 0], [2, 0, -1], [0, 0, 1]])
-    values = through_numpy(net, {"x": x})
-    assert np.array_equal(values["c"], np.maximum(x @ (np.arange(15).reshape(5, 3) - 7).T, 0))
-    other = net.with_input_shapes({"x": (4, 3)})
-    assert other.layer("b").weights[0].owner is other.layer("a").weights[0]
-
-
-# Weights given by a caller
-
-
-def test_with_weights() -> None:
-    empty = built(CONV_NET)
-    assert [weight.label for weight in empty.missing_weights()] == ["conv1/0", "conv1/1", "fc/0", "fc/1"]
-    values = weights_of(empty)
-    net = empty.with_weights(values)
-    assert not net.missing_weights() and len(empty.missing_weights()) == 4
-    for entry in (net.layer("conv1"), net.layer("fc")):
-        for weight, value in zip(entry.weights, values[entry.name], strict=True):
-            assert weight.data is not None and np.array_equal(weight.data, value) and not weight.data.flags.writeable
-    values["fc"][1][0] = 1e9
-    kept = net.layer("fc").weights[1].data
-    assert kept is not None and kept[0] != 1e9, "a caller's later change must not reach the net"
-
-
-def test_with_weights_copies_no_array_that_cannot_change() -> None:
-    values = weights_of(built(CONV_NET))
-    values["fc"][0].flags.writeable = False
-    net = built(CONV_NET).with_weights(values)
-    kept, copied = net.layer("fc").weights[0].data, net.layer("fc").weights[1].data
-    assert kept is not None and np.shares_memory(kept, values["fc"][0])
-    assert copied is not None and not np.shares_memory(copied, values["fc"][1])
-
-
-def test_with_weights_keeps_float64() -> None:
-    values = {name: [a.astype(np.float64) for a in arrays] for name, arrays in weights_of(built(CONV_NET)).items()}
-    assert {
-        weight.data.dtype.name for weight in built(CONV_NET).with_weights(values).weights() if weight.data is not None
-    } == {"float64"}
-    integers = {name: [np.ones(a.shape, np.int64) for a in arrays] for name, arrays in values.items()}
-    assert {
-        weight.data.dtype.name for weight in built(CONV_NET).with_weights(integers).weights() if weight.data is not None
-    } == {"float32"}
-
-
-def test_with_weights_reports_everything() -> None:
-    net = built(CONV_NET)
-    with pytest.raises(WeightsError) as caught:
-        net.with_weights(
-            {
-                "conv1": [np.zeros((4, 3, 3, 3)), np.zeros(5)],
-                "fc": [np.zeros((5, 48))],
-                "relu1": [],
-                "nowhere": [np.zeros(1)],
-            }
-        )
-    report = str(caught.value)
-    assert report.startswith("4 problems:")
-    assert "layer 'conv1': learned blob 1 has shape 4, 5 was given" in report
-    assert "layer 'fc': has 2 learned blobs, 1 were given" in report
-    assert "layer 'relu1': no layer of this name has learned blobs" in report
-    assert "layer 'nowhere': no layer of this name has learned blobs" in report
-
-
-def test_with_weights_partial() -> None:
-    net = built(CONV_NET)
-    conv = {"conv1": weights_of(net)["conv1"]}
-    with pytest.raises(WeightsError) as caught:
-        net.with_weights(conv)
-    assert "layer 'fc': learned blob 0 of shape 5x48 has no values" in str(caught.value)
-    assert "learned blob 1 of shape 5 has no values" in str(caught.value)
-    assert [w.label for w in net.with_weights(conv, partial=True).missing_weights()] == ["fc/0", "fc/1"]
-
-
 # Nets that Caffe rejects
 
 
@@ -661,20 +280,20 @@ def test_placed_layers_may_come_from_a_program() -> None:
 
 # Real nets of public repositories, as Caffe built them
 
-CONFORMANCE = REJECTED.parent
+RECORDED = REJECTED.parent
 
 
 def test_real_nets_are_built_as_caffe_builds_them() -> None:
     """Layers in order, learned blobs, every blob's shape, and the outputs, of every net that Caffe takes."""
-    if not (CONFORMANCE / "shapes.json").exists():
+    if not (RECORDED / "shapes.json").exists():
         pytest.skip("the real nets belong to others and lie beside the checkout; they are not here")
-    recorded = json.loads((CONFORMANCE / "shapes.json").read_text())
+    recorded = json.loads((RECORDED / "shapes.json").read_text())
     compared = 0
     for name, phases in recorded.items():
         for phase, caffe in phases.items():
             if "rejected" in caffe or (phase == "TRAIN" and caffe == phases.get("TEST")):
                 continue
-            net = loading.load(CONFORMANCE / "prototxt" / name, phase=phase)
+            net = loading.load(RECORDED / "prototxt" / name, phase=phase)
             where = f"{name} {phase}"
             written = [entry for entry in net.layers if entry.type != "Split"]
             assert [[entry.name, entry.type] for entry in written] == caffe["layers"], where

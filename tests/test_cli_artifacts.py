@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Capture, failure
 from small import CONV_NET, write_model
-from test_cli import Capture, failure
 
 from caffe_port import cli
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import recorded_as
 from small import CONV_NET, inputs_of, write_model
 
 import caffe_port as cp
-from caffe_port import recording
 from caffe_port.artifacts.form import Form
-from caffe_port.backends import NumpyBackend, make_session
+from caffe_port.backends import make_session
 from caffe_port.conversion import Conversion, convert
 from caffe_port.errors import ArtifactError, GraphError, ParityError
 from caffe_port.evidence import Evidence, generated_pictures
@@ -21,6 +21,7 @@ from caffe_port.net import Net
 from caffe_port.preprocessing import Preprocessing
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 8 } } }\n'
+
 NETS = {
     "one top of a layer is an output, the other is used": """
         layer { name: "pool" type: "Pooling" bottom: "x" top: "y" top: "mask"
@@ -52,6 +53,7 @@ def test_every_kind_of_output_is_verified(what: str, tmp_path: Path) -> None:
 # Forms and targets
 
 PREPROCESSING = Preprocessing(resize=(8, 8), crop=(7, 7), mean=(1.0, 2.0, 3.0))
+
 PICTURE_NET = CONV_NET.replace("dim: 8 dim: 7", "dim: 7 dim: 7")
 
 
@@ -64,28 +66,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Net:
 def needs_runtimes() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-
-
-def recorded_as(net: Net, path: Path) -> Path:
-    """A recording of what NumPy computes, in the place of Caffe's."""
-    inputs = inputs_of(net)
-    layers = [
-        recording.RecordedLayer(
-            layer.index,
-            layer.name,
-            layer.type,
-            layer.tops[0].name,
-            tops[0].shape,
-            tops[0].reshape(-1),
-            np.array([tops[0].min(), tops[0].max(), tops[0].mean(), np.linalg.norm(tops[0])], np.float64),
-        )
-        for layer, tops in NumpyBackend("float32").trace(net, inputs)
-    ]
-    finals = {name: array for name, array in cp.run(net, inputs).items() if name in net.outputs}
-    shapes = {name: array.shape for name, array in inputs.items()}
-    size = max(layer.sample.size for layer in layers)
-    recording.write(path, recording.Recording(layers, inputs, shapes, finals, net.inputs, net.outputs, size))
-    return path
 
 
 @pytest.mark.parametrize("fold", [False, True])

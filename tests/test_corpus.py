@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import caffe_port as cp
+from caffe_port.drawing import to_dot
 from caffe_port.errors import PrototxtError
 from caffe_port.proto import dialects, text
-from caffe_port.summary import summarize, to_dot
+from caffe_port.summary import summarize
 
 CONFORMANCE = Path(__file__).parents[2] / "shared" / "conformance"
 CORPUS = CONFORMANCE / "prototxt"

@@ -19,6 +19,7 @@ from caffe_port.errors import (
 )
 from caffe_port.net import Net
 from caffe_port.proto import text, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.shapes import UNKNOWN
 from caffe_port.summary import summarize
 
@@ -77,7 +78,7 @@ def test_unknown_layers_take_what_the_weight_file_has(tmp_path: Path) -> None:
     message, _ = text.parse(NET)
     blobs = {"conv": [(4, 3, 3, 3), (4,)], "sideways": [(7,)], "fc": [(3, 2)]}
     stored = [
-        [wire.BlobData(shape, False, np.ones(int(np.prod(shape)), np.float32)) for shape in blobs.get(layer.name, [])]
+        [BlobData(shape, False, np.ones(int(np.prod(shape)), np.float32)) for shape in blobs.get(layer.name, [])]
         for layer in message.layer
     ]
     wire.write(tmp_path / "w.caffemodel", message, stored)
@@ -168,7 +169,7 @@ def write_weights(folder: Path, changed: dict[str, bytes]) -> tuple[Path, Path]:
     blobs = []
     for layer in message.layer:
         own = net.layer(layer.name).weights
-        blobs.append([wire.BlobData(w.shape, False, np.ravel(np.asarray(w.data))) for w in own])
+        blobs.append([BlobData(w.shape, False, np.ravel(np.asarray(w.data))) for w in own])
     wire.write(folder / "w.caffemodel", message, blobs)
     return write(folder, CONV_NET), folder / "w.caffemodel"
 
@@ -288,8 +289,8 @@ def test_later_weight_files_win_and_earlier_ones_fill_up(tmp_path: Path) -> None
     definition, first = write_weights(tmp_path, {})
     message, _ = text.parse(CONV_NET)
     ones = [
-        wire.BlobData((4, 3, 3, 3), False, np.ones(108, np.float32)),
-        wire.BlobData((4,), False, np.ones(4, np.float32)),
+        BlobData((4, 3, 3, 3), False, np.ones(108, np.float32)),
+        BlobData((4,), False, np.ones(4, np.float32)),
     ]
     second = tmp_path / "second.caffemodel"
     # A layer that is in a file without its blobs is an error, in Caffe as here.

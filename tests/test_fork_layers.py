@@ -1,16 +1,15 @@
-"""Layers of forks for segmentation, mobile nets and sequences: by what the forks recorded, else by hand."""
+"""Layers of forks: by what the forks recorded; those for segmentation and mobile nets by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from cases import assert_agrees, fork_cases, load_case, run_onnx, run_torch
-from numpy.typing import NDArray
+from everywhere import TOLERANCE, everywhere, layer, shape_of
+from gradients import gradients
 from small import THROUGH, built, filled, inputs_of, one_input
-from test_gradients import gradients
 
 import caffe_port as cp
 from caffe_port.converters.to_onnx import to_onnx, value_names
@@ -20,9 +19,8 @@ from caffe_port.recording import LayerCase
 OURS = (
     "Axpy", "ConvolutionDepthwise", "Interp", "Normalize", "Permute", "ReLU6", "ShuffleChannel", "Upsample",
 )  # fmt: skip
+
 CASES = sorted(name for name in fork_cases() if name.rsplit("_", 1)[0] in OURS)
-TOLERANCE = 2e-5
-"""Of a blob's scale, as in test_layer_cases."""
 
 
 @pytest.fixture(params=CASES)
@@ -73,40 +71,6 @@ def test_gradients(name: str) -> None:
     for key, want in wanted.items():
         got = found[key]
         assert_agrees(np.zeros_like(want) if got is None else got.reshape(want.shape), want, key, 1e-4)
-
-
-# By hand
-
-
-def layer(type_name: str, parameters: str = "", bottoms: str = "x", tops: str = "y") -> str:
-    ends = "".join(f' bottom: "{name}"' for name in bottoms.split())
-    ends += "".join(f' top: "{name}"' for name in tops.split())
-    return f'layer {{ name: "L" type: "{type_name}"{ends} {parameters} }}\n'
-
-
-def everywhere(
-    prototxt: str, inputs: dict[str, Any], weights: list[Any] | None = None, **options: Any
-) -> dict[str, NDArray[Any]]:
-    """The outputs by NumPy in float64, to which NumPy in float32, PyTorch and onnxruntime are held."""
-    net = built(prototxt, **options)
-    if weights is not None:
-        shapes = [weight.shape for one in net.layers for weight in one.weights]
-        net = net.with_weights(
-            {"L": [np.array(value, np.float32).reshape(s) for value, s in zip(weights, shapes, strict=True)]}
-        )
-    given = {name: np.asarray(value, np.float32).reshape(net.input_shapes[name]) for name, value in inputs.items()}
-    blobs = cp.run(net, given, "float64")
-    exact = {name: blobs[name] for name in net.outputs}
-    for through in THROUGH.values():
-        found = through(net, given)
-        assert set(found) == set(exact)
-        for name, want in exact.items():
-            assert_agrees(found[name], want, name, 1e-5)
-    return exact
-
-
-def shape_of(prototxt: str) -> tuple[int, ...]:
-    return built(prototxt).output_blobs[0].shape
 
 
 def test_transpose() -> None:
@@ -280,82 +244,6 @@ def test_convolution_depthwise_needs_its_channels() -> None:
         )
 
 
-SEGNET = "bn_param { scale_filler { } shift_filler { } bn_mode: INFERENCE }"
-
-
-def test_bn_of_segnet() -> None:
-    x = {"x": [1, 3, 5, 7, 2, 2, 4, 4]}
-    net = one_input(1, 2, 2, 2)
-    (y,) = everywhere(net + layer("BN", SEGNET), x, [[2, 3], [1, -1]]).values()
-    assert y.tolist() == [[[[3, 7], [11, 15]], [[5, 5], [11, 11]]]]
-    # LEARN: the batch's mean 4 and 3, its variance 5 and 1.
-    learn = SEGNET.replace("INFERENCE", "LEARN")
-    tops = everywhere(net + layer("BN", learn, tops="y mean variance"), x, [[2, 3], [1, -1]])
-    assert np.allclose(tops["mean"].ravel(), [4, 3]) and np.allclose(tops["variance"].ravel(), [5, 1])
-    assert tops["mean"].shape == tops["variance"].shape == (1, 2, 1, 1)
-    assert np.allclose(tops["y"][0, 0].ravel(), 1 + 2 * np.array([-3, -1, 1, 3]) / np.sqrt(5))
-    assert np.allclose(tops["y"][0, 1].ravel(), [-4, -4, 2, 2])
-
-
-PSPNET = "bn_param { slope_filler { value: 1 } bias_filler { } momentum: 0.75 eps: 0.25 }"
-
-
-def test_bn_of_pspnet() -> None:
-    net = one_input(1, 2, 1, 2) + layer("BN", PSPNET)
-    weights = [[2, 3], [1, -1], [1, 2], [0.75, 3.75]]
-    (y,) = everywhere(net, {"x": [1, 3, 2, 6]}, weights).values()
-    # (x - mean) / sqrt(var + 1/4): the roots are 1 and 2.
-    assert y.tolist() == [[[[1, 5]], [[-1, 5]]]]
-    frozen = PSPNET.replace("momentum", "frozen: true momentum")
-    trained = everywhere(net.replace(PSPNET, frozen), {"x": [1, 3, 2, 6]}, weights, phase="TRAIN")["y"]
-    assert np.array_equal(trained, y)
-
-
-def test_bn_of_pspnet_moves_its_averages() -> None:
-    from caffe_port.runtime import run_layers
-
-    net = built(one_input(1, 1, 1, 2) + layer("BN", PSPNET), phase="TRAIN")
-    net = net.with_weights({"L": [np.full((1, 1), value, np.float32) for value in (1, 0, 8, 16)]})
-    moved: dict[str, dict[int, NDArray[Any]]] = {}
-    for _ in run_layers(net, {"x": np.array([[[[1.0, 5.0]]]], np.float32)}, new_weights=moved):
-        pass
-    # 0.75 * 8 + 0.25 * 3 and 0.75 * 16 + 0.25 * 4
-    assert moved["L"][2].ravel() == 6.75 and moved["L"][3].ravel() == 13
-
-
-def test_bn_of_ctpn_uses_its_averages_if_told() -> None:
-    net = one_input(1, 1, 1, 2) + layer("BN", "bn_param { var_eps: 1 decay: 0.5 moving_average: true }")
-    weights = [[2], [1], [1], [8]]
-    (y,) = everywhere(net, {"x": [1, 4]}, weights).values()
-    assert y.tolist() == [[[[1, 3]]]]
-    # Without moving_average the batch's: mean 2.5, variance 2.25.
-    (y,) = everywhere(net.replace("moving_average: true", "moving_average: false"), {"x": [1, 4]}, weights).values()
-    assert np.allclose(y.ravel(), 1 + 2 * np.array([-1.5, 1.5]) / np.sqrt(3.25))
-
-
-SCALED = "batch_norm_param { scale_bias: true eps: 0.25 }"
-
-
-def test_batch_norm_of_nvidia() -> None:
-    net = one_input(1, 2, 1, 2) + layer("BatchNorm", SCALED)
-    # Stored sums of factor 2: means 1 and 2, variances 0.75 and 3.75.
-    weights = [[2, 4], [1.5, 7.5], [2], [2, 3], [1, -1]]
-    (y,) = everywhere(net, {"x": [1, 3, 2, 6]}, weights).values()
-    assert y.tolist() == [[[[1, 5]], [[-1, 5]]]]
-    without = layer("BatchNorm", "batch_norm_param { scale_bias: false eps: 0.25 }")
-    (y,) = everywhere(one_input(1, 2, 1, 2) + without, {"x": [1, 3, 2, 6]}, weights[:3]).values()
-    assert y.tolist() == [[[[0, 2]], [[0, 2]]]]
-    (y,) = everywhere(net, {"x": [1, 3, 2, 6]}, weights, phase="TRAIN").values()
-    assert np.allclose(
-        y.ravel(), [1 - 2 / np.sqrt(1.25), 1 + 2 / np.sqrt(1.25), -1 - 6 / np.sqrt(4.25), -1 + 6 / np.sqrt(4.25)]
-    )
-
-
-def test_batch_norm_of_nvidia_has_an_eps_of_its_own() -> None:
-    net = built(one_input(1, 2, 1, 2) + layer("BatchNorm", SCALED.replace("0.25", "1e-9")))
-    assert net.layers[1].definition.eps == 1e-5  # type: ignore[attr-defined]
-
-
 def test_ceil_mode() -> None:
     for mode, plane in (("false", (2, 2)), ("true", (3, 3))):
         net = one_input(1, 1, 6, 6) + layer(
@@ -405,94 +293,6 @@ def test_a_spatial_dropout_that_says_something_else(written: str) -> None:
         built(one_input(1, 2, 1, 2) + layer("Python", SPATIAL.format(written)))
 
 
-def sigmoid(x: float) -> float:
-    return float(1 / (1 + np.exp(-x)))
-
-
-def by_hand(values: list[float], goes_on: list[float], carried: list[float]) -> list[float]:
-    """caffe-lstm with one cell, gates i, f, o, g = x + (1, 2, 3, 4) / 10 * h: the outputs."""
-    hidden = cell = 0.0
-    outputs = []
-    for x, forgets, kept in zip(values, goes_on, carried, strict=True):
-        i, f, o, g = (x + factor / 10 * hidden * kept for factor in (1, 2, 3, 4))
-        cell = (sigmoid(f) if forgets else 0.0) * cell + sigmoid(i) * np.tanh(g)
-        hidden = sigmoid(o) * np.tanh(cell)
-        outputs.append(hidden)
-    return outputs
-
-
-LSTM = "lstm_param { num_output: 1 batch_size: 1 clipping_threshold: 1 }"
-WEIGHTS = [[1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 0, 0, 0]]
-
-
-def test_lstm_of_caffe_lstm() -> None:
-    x = [1.0, -0.5, 2.0, 0.25]
-    (y,) = everywhere(one_input(4, 1) + layer("Lstm", LSTM), {"x": x}, WEIGHTS).values()
-    assert y.shape == (4, 1)
-    assert np.allclose(y.ravel(), by_hand(x, [1] * 4, [1] * 4), atol=1e-7)
-    clip = [0.0, 1.0, 0.5, 0.0]
-    net = one_input(4, 1) + one_input(4, 1, name="clip") + layer("Lstm", LSTM, "x clip")
-    (y,) = everywhere(net, {"x": x, "clip": clip}, WEIGHTS).values()
-    assert np.allclose(y.ravel(), by_hand(x, clip, clip), atol=1e-7)
-
-
-def test_lstm_of_ctpn(tmp_path: Path) -> None:
-    x = [1.0, -0.5, 2.0, 0.25]
-    clip = [0.0, 1.0, 0.5, 0.0]
-    file = tmp_path / "net.prototxt"
-    inputs = one_input(4, 1, 1) + one_input(4, name="clip")
-    file.write_text(inputs + layer("Lstm", "lstm_param { num_output: 1 }", "x clip"))
-    net = cp.load(file, dialect="tianzhi0549/CTPN").with_weights(
-        {
-            "L": [
-                np.array(WEIGHTS[0], np.float32)[:, None],
-                np.array(WEIGHTS[1], np.float32)[:, None],
-                np.zeros(4, np.float32),
-            ]
-        }
-    )
-    given = {"x": np.array(x, np.float32).reshape(4, 1, 1), "clip": np.array(clip, np.float32)}
-    for through in THROUGH.values():
-        (y,) = through(net, given).values()
-        assert y.shape == (4, 1, 1)
-        assert np.allclose(y.ravel(), by_hand(x, clip, [0, 1, 1, 0]), atol=1e-6)
-
-
-def test_several_streams_of_an_lstm() -> None:
-    """Rows of axis 0 are time steps, each with its streams."""
-    parameters = LSTM.replace("batch_size: 1", "batch_size: 2")
-    net = one_input(4, 1) + layer("Lstm", parameters)
-    (y,) = everywhere(net, {"x": [1.0, 3.0, -0.5, 0.5]}, WEIGHTS).values()
-    assert np.allclose(y[::2].ravel(), by_hand([1.0, -0.5], [1] * 2, [1] * 2), atol=1e-7)
-    assert np.allclose(y[1::2].ravel(), by_hand([3.0, 0.5], [1] * 2, [1] * 2), atol=1e-7)
-
-
-def test_continuation_indicator() -> None:
-    indicator = layer(
-        "ContinuationIndicator", "continuation_indicator_param { time_step: 3 batch_size: 2 }", "", "cont"
-    )
-    added = layer("Eltwise", "", "x cont").replace('"L"', '"M"')
-    (y,) = everywhere(one_input(3, 2) + indicator + added, {"x": [10, 20, 30, 40, 50, 60]}).values()
-    assert y.tolist() == [[10, 20], [31, 41], [51, 61]]
-
-
-def test_a_batch_may_stay_open() -> None:
-    pytest.importorskip("onnxruntime")
-    parts = [
-        layer("Normalize", "norm_param { across_spatial: false channel_shared: false }", "x", "a"),
-        layer("ShuffleChannel", "shuffle_channel_param { group: 2 }", "a", "b").replace('"L"', '"M"'),
-        layer("Interp", "interp_param { height: 5 width: 3 }", "b", "c").replace('"L"', '"N"'),
-        layer("Unpooling", "unpooling_param { kernel_size: 1 unpool_size: 6 }", "c", "d").replace('"L"', '"O"'),
-        layer("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }", "d", "e").replace('"L"', '"P"'),
-    ]
-    net = filled(one_input(1, 4, 3, 2) + "".join(parts))
-    model = to_onnx(net)
-    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    three = net.with_input_shapes({"x": (3, 4, 3, 2)})
-    given = inputs_of(three)
-    assert_agrees(run_onnx(model, given)["e"], cp.run(three, given)["e"], "e", TOLERANCE)
-
-
 WRITTEN = {
     "Permute": "permute_param { order: 2 order: 0 }",
     "Transpose": "transpose_param { dim: 3 dim: 2 dim: 0 dim: 1 }",
@@ -511,7 +311,7 @@ WRITTEN = {
 @pytest.mark.parametrize("type_name", WRITTEN)
 def test_as_pytorch_source(type_name: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    from test_export_pytorch_source import assert_black, assert_computes
+    from pytorch_sources import assert_black, assert_computes
 
     net = filled(one_input(2, 4, 6, 5) + layer(type_name, WRITTEN[type_name]))
     assert_black(assert_computes(net, tmp_path).source)
@@ -519,7 +319,7 @@ def test_as_pytorch_source(type_name: str, tmp_path: Path) -> None:
 
 def test_axpy_as_pytorch_source(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    from test_export_pytorch_source import assert_computes
+    from pytorch_sources import assert_computes
 
     inputs = one_input(2, 4, 1, 1, name="a") + one_input(2, 4, 3, 5) + one_input(2, 4, 3, 5, name="y")
     assert_computes(built(inputs + layer("Axpy", "", "a x y", "z")), tmp_path)

@@ -300,13 +300,15 @@ def test_the_state_dict_of_a_wrapper(prefix: str) -> None:
     assert told[-1].endswith(f"(all keys begin with {prefix!r}: give the state dict of the module inside)")
 
 
-def test_values_that_are_not_finite_are_taken_and_told() -> None:
+def test_values_that_are_not_finite_are_refused_or_told() -> None:
     net = filled(CONV_NET)
     state = dict(cp.to_pytorch(net).state_dict())
     state["fc.bias"] = torch.tensor([1.0, float("nan"), float("inf"), 2.0, 3.0])
-    new = with_state_dict(net, state)
+    told = "layer 'fc': learned blob 1 (5) has values that are not finite: 1 NaN, 1 inf, the first at [1]"
+    assert [text.partition(" (a damaged file")[0] for text in messages(net, state)] == [told]
+    new = with_state_dict(net, state, allow_non_finite=True)
     assert np.isnan(data(new, "fc", 1)[1]) and np.isinf(data(new, "fc", 1)[2])
-    assert [str(note) for note in new.notes] == ["layer 'fc': 'fc.bias' has 2 values that are NaN or infinite"]
+    assert [str(note) for note in new.notes] == [told]
 
 
 # safetensors

@@ -23,6 +23,7 @@ import pytest
 
 import caffe_port
 from caffe_port.proto import schema, wire
+from caffe_port.proto.blobs import BlobData
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"caffe_port": "caffe_port"} | {
@@ -121,9 +122,10 @@ def test_public_names() -> None:
     for name in caffe_port.__all__:
         value = getattr(caffe_port, name)
         assert value is not None
-        assert isinstance(value, str) or value.__module__.startswith("caffe_port."), name
+        home = value.__name__ if name == "limits" else getattr(value, "__module__", "caffe_port.")  # a module itself
+        assert home.startswith("caffe_port."), name
     assert set(caffe_port.__all__) <= set(dir(caffe_port))
-    assert set(caffe_port.__all__) == set(caffe_port._HOME) | {"__version__"}
+    assert set(caffe_port.__all__) == set(caffe_port._HOME) | {"__version__", "limits"}
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = caffe_port.no_such_name
 
@@ -132,7 +134,7 @@ def test_public_names_are_those_a_type_checker_sees() -> None:
     tree = ast.parse((ROOT / "caffe_port" / "__init__.py").read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == caffe_port._HOME
+    assert seen == {**caffe_port._HOME, "limits": "caffe_port"}
 
 
 # The built distributions
@@ -181,9 +183,9 @@ def test_sdist(built: SimpleNamespace) -> None:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     for _, path in files_on_disk():
         assert path.relative_to(ROOT).as_posix() in names
-    for folder in ("tests", "docs", "benchmarks"):
+    for folder in ("tests", "docs", "benchmarks", "fuzzing"):
         for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not {"__pycache__", ".hypothesis"} & set(path.parts):
                 assert path.relative_to(ROOT).as_posix() in names
     tops = ("Makefile", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "constraints.txt", "pyproject.toml")
     assert names >= {*tops, "setup.cfg", "setup.py", ".ci/run"}
@@ -220,7 +222,7 @@ def write_tiny_net(folder: Path) -> dict[str, list[np.ndarray]]:
     blobs = []
     for name, arrays in values.items():
         net.layer.add(name=name, type="Convolution" if name == "conv" else "InnerProduct")
-        blobs.append([wire.BlobData(array.shape, False, array.reshape(-1)) for array in arrays])
+        blobs.append([BlobData(array.shape, False, array.reshape(-1)) for array in arrays])
     wire.write(folder / "net.caffemodel", net, blobs)
     return values
 

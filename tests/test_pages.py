@@ -27,9 +27,10 @@ from caffe_port.compare import BlobComparison, ParityReport
 from caffe_port.errors import Problem
 from caffe_port.net import Net
 from caffe_port.pages.certificate import page
-from caffe_port.pages.document import document, json_text, number, plain, ratio, size, tag
+from caffe_port.pages.document import document, json_text, number, ratio, size, tag
 from caffe_port.pages.graph_svg import graph_svg
 from caffe_port.pages.plot_svg import Point, Series, error_plot
+from caffe_port.printing import printable
 from caffe_port.verification import Reference
 
 HOSTILE = "</script><script>alert(1)</script><!--\"'&<img src=x onerror=alert(2)>\u2028\u202e"
@@ -353,8 +354,8 @@ def test_names_become_no_markup(hostile: Certificate, certificate: Certificate) 
         # An address is a place in the page itself.
         assert (attributes.get("href") or "#").startswith("#") and "src" not in attributes and "style" not in attributes
     assert len(parsed.named("script")) == 3
-    assert HOSTILE in parsed.texts["h1"]
-    assert parsed.data["backends"][0] == f"numpy float32{HOSTILE}"
+    assert printable(HOSTILE) in parsed.texts["h1"]
+    assert parsed.data["backends"][0] == f"numpy float32{printable(HOSTILE)}"
     block = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
     assert block is not None and json.loads(block[1]) == parsed.data
     assert block[1].isascii() and not set("<>&") & set(block[1])
@@ -385,10 +386,10 @@ def test_assets_reach_nothing(name: str) -> None:
     assert not re.search(r"url\(|@import|://|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(", text)
 
 
-def test_what_utf8_cannot_have_is_replaced(certificate: Certificate) -> None:
-    net = dataclasses.replace(certificate.net, name="a\udcffb\x00c\x1bd\x85e")
+def test_what_no_page_can_have_is_escaped(certificate: Certificate) -> None:
+    net = dataclasses.replace(certificate.net, name="a\udcffb\x00c\x1bd\x85e\u202ef\uffff")
     html = page(dataclasses.replace(certificate, net=net))
-    assert "a\ufffdb\ufffdc\ufffdd\ufffde" in html
+    assert r"a\udcffb\x00c\x1bd\x85e\u202ef\uffff" in html
     html.encode()
 
 
@@ -604,7 +605,7 @@ def test_elements() -> None:
     assert ElementTree.tostring(element, encoding="unicode", method="html").strip() == (
         '<p class="x" data-y="&quot;" hidden="">a<b>&lt;</b>cd</p>'
     )
-    assert plain("a\tb\nc") == "a\tb\nc"
+    assert tag("p", "a\tb\nc").text == "a\tb\nc"
 
 
 def test_worst_is_the_failed_one(certificate: Certificate) -> None:

@@ -22,7 +22,9 @@ import caffe_port as cp
 from caffe_port import recording, registry
 from caffe_port.backends import BACKENDS, NumpyBackend, TorchBackend
 from caffe_port.errors import MissingDependency, ParityError, PrototxtError
+from caffe_port.limits import Limits
 from caffe_port.proto import text, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.recorder import check, record, script
 from caffe_port.recording import Recording
 from caffe_port.verification import verify_self
@@ -192,7 +194,7 @@ def test_it_keeps_to_python_2() -> None:
     imported = {alias.name.partition(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
     imported |= {str(n.module).partition(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert imported - {"__future__", "caffe", "numpy"} <= {
-        "argparse", "hashlib", "io", "json", "os", "platform", "sys", "tempfile", "zipfile"
+        "argparse", "hashlib", "io", "json", "os", "platform", "re", "sys", "tempfile", "zipfile"
     }  # fmt: skip
 
 
@@ -222,7 +224,7 @@ def test_the_check_for_python_2_finds(code: str, what: str) -> None:
 def test_it_agrees_with_the_package_on_the_format() -> None:
     types = {definition.type for definition in registry.layer_types() if definition.is_input}
     assert set(record.INPUT_TYPES + record.DATA_TYPES + record.UNFED_TYPES) == types
-    assert record.MAX_BYTES == recording._MAX_UNPACKED
+    assert Limits().unpacked_bytes == record.MAX_BYTES
     for size in (0, 1, 2, 255, 256, 257, 1023, 1025, 4097, 802816, 1 << 20):
         for limit in (1, 2, 256, 1024):
             want = recording.sample_indices(size, limit)
@@ -471,7 +473,7 @@ def test_means_in_files(made: Recorder, tmp_path: Path) -> None:
     want = prepared(picture(file, 8, 7))
     mean = np.random.default_rng(1).random((3, 8, 7)).astype(np.float32) * 200
     np.save(tmp_path / "mean.npy", mean)
-    wire.write_blob(tmp_path / "mean.binaryproto", wire.BlobData((1, 3, 8, 7), True, mean.reshape(-1)))
+    wire.write_blob(tmp_path / "mean.binaryproto", BlobData((1, 3, 8, 7), True, mean.reshape(-1)))
     for name in ("mean.npy", "mean.binaryproto"):
         path = made(CONV_NET_1, "--images", str(file), "--mean", str(tmp_path / name))
         assert np.allclose(recording.read(path).inputs["data"], want - mean, atol=1e-4)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from caffe_port import recording
-from caffe_port.errors import RecordingError
+from caffe_port.errors import ArtifactError, RecordingError
 from caffe_port.recording import (
     RecordedLayer,
     Recording,
@@ -157,7 +157,7 @@ def test_nothing_incomplete_is_written(small: Recording, tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_written(small: Recording, tmp_path: Path) -> None:
-    with pytest.raises(RecordingError, match="No such file"):
+    with pytest.raises(ArtifactError, match="No such file"):
         recording.write(tmp_path / "absent" / "r.npz", small)
 
 

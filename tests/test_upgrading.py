@@ -13,6 +13,7 @@ from small import CONV_NET, blob, write_caffemodel
 from caffe_port import cli
 from caffe_port.errors import CaffePortError, PrototxtError, WeightsError
 from caffe_port.proto import schema, text, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.upgrading import kind_of, read_solver, upgrade_file
 
 CONFORMANCE = Path(__file__).parents[1].parent / "shared" / "conformance"
@@ -64,7 +65,7 @@ def test_text(tmp_path: Path) -> None:
 def test_binary(tmp_path: Path) -> None:
     message, _ = text.parse(V1)
     weight, bias = np.arange(15, dtype=np.float32), np.arange(5, dtype=np.float32)
-    own = [[wire.BlobData((1, 1, 5, 3), True, weight), wire.BlobData((1, 1, 1, 5), True, bias)]]
+    own = [[BlobData((1, 1, 5, 3), True, weight), BlobData((1, 1, 1, 5), True, bias)]]
     wire.write(tmp_path / "old", message, own)
     done = upgrade_file(tmp_path / "old", tmp_path / "old")
     assert (done.kind, done.steps) == ("weights", STEPS)

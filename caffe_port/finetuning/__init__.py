@@ -5,8 +5,9 @@
 - `augmentation`: training images at random scales, cropped and mirrored at random
 - `evaluation`: a net on the validation images, and what its probabilities say
 - `recipe`: what can be chosen
-- `run`: the whole of it
+- `run`: the files of a run, and its training
+- `finishing`: the best weights measured, written, verified
 - `report`: what came of it, as Markdown and JSON
 
-Importing this package imports no torch; importing `evaluation` and `run` does.
+Importing this package imports no torch; importing `evaluation`, `run` and what is made of them does.
 """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caffe_port.errors import DataError, ImageError, Location, Problems
+from caffe_port.reading import lines_of
 from caffe_port.scoring.preprocess import rgb_pixels
 from caffe_port.scoring.sources import image_suffixes
 
@@ -156,7 +157,7 @@ def _of_csv(file: Path) -> list[_Entry]:
     try:
         # utf-8-sig: spreadsheets begin their files with a byte order mark.
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
+            reader = csv.DictReader(lines_of(stream), strict=True)
             columns = reader.fieldnames or []
             column = next((name for name in ("path", "image") if name in columns), None)
             if column is None or "label" not in columns:
@@ -176,7 +177,7 @@ def _of_csv(file: Path) -> list[_Entry]:
                     )
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:
         raise DataError(f"{file}: no CSV that can be read: {error}") from None
     problems.raise_if_any()
     if not entries:
@@ -203,7 +204,8 @@ class _Problems:
 
 
 def _number(label: str) -> int | None:
-    return int(label) if label.isascii() and label.isdigit() else None
+    # No number of a class has more digits, and Python takes its time for thousands of them.
+    return int(label) if label.isascii() and label.isdigit() and len(label) < 10 else None
 
 
 def _classes(
@@ -225,7 +227,7 @@ def _classes(
     elif labels == set(preferred):
         names = tuple(preferred)
     elif all(_number(label) is not None for label in labels):
-        numbers = sorted({int(label) for label in labels})
+        numbers = sorted({number for label in labels if (number := _number(label)) is not None})
         if numbers != list(range(len(numbers))):
             found = ", ".join(map(str, numbers[:MOST_NAMED]))
             raise DataError(f"{source}: labels are {found}, and not the numbers from 0 on; name all classes (classes)")

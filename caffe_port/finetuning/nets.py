@@ -21,8 +21,8 @@ from caffe_port.net import Layer, Net
 from caffe_port.netspec import assign_proto
 from caffe_port.preprocessing import MeanImage, Preprocessing
 from caffe_port.proto import text, upgrade, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.proto.schema import Message
-from caffe_port.proto.wire import BlobData
 
 __all__ = ["FinetunedNets", "finetuned_nets", "transform_of", "write_class_weights"]
 

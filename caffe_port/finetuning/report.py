@@ -5,24 +5,39 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from caffe_port._version import __version__
 from caffe_port.calibration.auc import Interval
-from caffe_port.calibration.report import percent, shown, small
+from caffe_port.calibration.report import Calibration
+from caffe_port.calibration.words import percent, shown, small
+from caffe_port.conversion import Conversion
 from caffe_port.finetuning.evaluation import CONFIDENCE, ClassAuc, Scores
+from caffe_port.finetuning.run import Finetuning, Trained
 from caffe_port.proto.files import replacing
 
-if TYPE_CHECKING:
-    from caffe_port.finetuning.run import Finetuning, Result, Trained
-
-__all__ = ["FORMAT", "summary", "write_report"]
+__all__ = ["FORMAT", "Result", "summary", "write_report"]
 
 FORMAT = "caffe_port fine-tuning report 1"
 
 
-def summary(work: Finetuning, result: Result) -> Iterator[str]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What came of it: validation scores after and before (None where the model has other classes), the AUC of each
+    class, the calibration of both (two classes), and the files. conversion: None only in a report of what failed."""
+
+    after: Scores
+    before: Scores | None
+    aucs: tuple[ClassAuc, ...]
+    calibration: Calibration | None
+    conversion: Conversion | None
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def summary(result: Result) -> Iterator[str]:
     """A few lines: what was measured on the validation images, before and after."""
     yield f"validation: {len(result.after.labels)} images"
     for when, scores in (("before", result.before), ("after", result.after)):

@@ -1,16 +1,14 @@
-"""A fine-tuning, from images and a model to files that are verified.
+"""A fine-tuning: from images and a model to weights; `finishing` makes files of them that are verified.
 
 work = Finetuning(locate("open_nsfw"), "photos", "tuned", Recipe(epochs=5))
 done = work.train()
 if not done.stopped:
-    result = work.finish()
+    result = finish(work)
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
 import os
@@ -19,15 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from caffe_port.calibration.data import Labelled
-from caffe_port.calibration.report import Calibration, calibrate
-from caffe_port.conversion import Conversion, convert
 from caffe_port.datasets import Batch
-from caffe_port.errors import ArtifactError, CaffePortError, DataError, GraphError
-from caffe_port.evidence import Evidence
+from caffe_port.errors import ArtifactError, DataError, GraphError
 from caffe_port.finetuning.augmentation import AugmentedImages
 from caffe_port.finetuning.data import LabelledImage, read_dataset
-from caffe_port.finetuning.evaluation import ClassAuc, Scores, class_aucs, evaluate
+from caffe_port.finetuning.evaluation import Scores, evaluate
 from caffe_port.finetuning.nets import LABEL, FinetunedNets, finetuned_nets, write_class_weights
 from caffe_port.finetuning.recipe import Recipe
 from caffe_port.loading import load, with_weight_file
@@ -36,17 +30,15 @@ from caffe_port.netspec import assign_proto
 from caffe_port.preprocessing import Manifest, Preprocessing
 from caffe_port.proto import schema, text
 from caffe_port.proto.files import replacing
-from caffe_port.scoring.classifier import released_manifest
+from caffe_port.reading import contents, parse_json
+from caffe_port.scoring.manifests import released_manifest
 from caffe_port.sources import ModelFiles
 from caffe_port.training.data import default_workers, made_batches
 from caffe_port.training.log import Log, ProgressLine
 from caffe_port.training.settings import read_settings
 from caffe_port.training.solver import Solver
 
-__all__ = ["TARGETS", "Finetuning", "Look", "Result", "Trained"]
-
-TARGETS = ("onnx", "pytorch", "caffemodel")
-"""What the fine-tuned model is written as, where nothing else is said."""
+__all__ = ["Finetuning", "Look", "Trained"]
 
 _PROGRESS = "progress.json"
 _FORMAT = "caffe_port fine-tuning 1"
@@ -74,20 +66,6 @@ class Trained:
     stopped: bool
     early: bool
     snapshot: Path | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """What came of it: validation scores after and before (None where the model has other classes), the AUC of each
-    class, the calibration of both (two classes), and the files. conversion: None only in a report of what failed."""
-
-    after: Scores
-    before: Scores | None
-    aucs: tuple[ClassAuc, ...]
-    calibration: Calibration | None
-    conversion: Conversion | None
-    notes: tuple[str, ...]
-    files: tuple[Path, ...]
 
 
 class Finetuning:
@@ -125,7 +103,7 @@ class Finetuning:
         if Path(self.name).name != self.name or not self.name:
             raise ArtifactError(f"{self.name!r} is no file name")
         self.notes: list[str] = []
-        self._threads, self._source = threads, source
+        self.threads, self.source = threads, source
         self._require_free(resume)
         if not files.weights:
             raise GraphError(f"{files.definition}: the weights to start from are needed too")
@@ -312,7 +290,7 @@ class Finetuning:
     def _resume(self) -> None:
         path = self.output / _PROGRESS
         try:
-            document = json.loads(path.read_bytes())
+            document = parse_json(contents(path))
             looks = [Look(*look) for look in document["looks"]]
             state = self.output / "snapshots" / document["state"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -332,7 +310,7 @@ class Finetuning:
             self.notes.append(f"before there are no scores: the model has {outputs} classes, the data {len(classes)}")
             return None
         scores = evaluate(
-            self.model, replace(self.original, labels=labels or classes), self.dataset.validation, threads=self._threads
+            self.model, replace(self.original, labels=labels or classes), self.dataset.validation, threads=self.threads
         )
         if labels == classes:
             return scores
@@ -421,7 +399,7 @@ class Finetuning:
 
     def _look(self, solver: Solver, log: Log) -> None:
         snapshot = solver.snapshot()
-        scores = evaluate(self._tuned(snapshot.weights), self.manifest, self.dataset.validation, threads=self._threads)
+        scores = evaluate(self._tuned(snapshot.weights), self.manifest, self.dataset.validation, threads=self.threads)
         look = Look(solver.iteration, scores.loss(self.class_weights), scores.accuracy.estimate)
         self.looks.append(look)
         log(f"Iteration {look.iteration}, Testing net (#0)")
@@ -455,8 +433,6 @@ class Finetuning:
     def _tuned(self, weights: Path) -> Net:
         return with_weight_file(self.deploy, weights)
 
-    # What comes of it
-
     def tuned_net(self) -> Net:
         """The net to be used with the best weights. Its sources name what it was made of.
 
@@ -477,81 +453,3 @@ class Finetuning:
                 *(Source(role, self.output / file) for role, file in made_of),
             ),
         )
-
-    def finish(
-        self,
-        targets: Sequence[str] = TARGETS,
-        *,
-        before: Scores | None = None,
-        trained: Trained | None = None,
-        verify: bool = True,
-        command: str = "",
-        say: Callable[[str], None] = lambda _: None,
-    ) -> Result:
-        """Measures the best weights on the validation images, writes the model in the forms of `targets`, verified, and
-        the report.
-
-        before: what `before()` gave. verify, command, say: of `caffe_port.conversion.convert`.
-        Raises: as `convert`, after the report is written; DataError before the first look at the validation images.
-        """
-        from caffe_port.finetuning.report import write_report
-
-        net = self.tuned_net()
-        after = evaluate(net, self.manifest, self.dataset.validation, threads=self._threads)
-        conversion, failure = None, None
-        try:
-            conversion = convert(
-                net,
-                self.output,
-                self.name,
-                targets,
-                evidence=Evidence(preprocessing=self.manifest.preprocessing),
-                manifest=self.manifest,
-                verify=verify,
-                command=command,
-                say=say,
-            )
-        except CaffePortError as error:
-            # What was measured is told all the same.
-            failure = error
-            self.notes.append(f"the model was not written: {error}")
-        classes, score = self.dataset.classes, self.manifest.score
-        wanted = range(len(classes)) if score is None else [score]
-        aucs = class_aucs(classes, wanted, after, before)
-        calibration = None
-        if score is not None:
-            calibration = self._calibration(after, before, score)
-        result = Result(after, before, tuple(aucs), calibration, conversion, tuple(self.notes), ())
-        written = [self._write_scores(after, before), *write_report(self, result, trained)]
-        if failure is not None:
-            weights = next(source.path for source in net.sources if source.role == "weights")
-            kept = f"the trained weights stay in {weights}, for {self.output / 'deploy.prototxt'}; see also report.md"
-            raise type(failure)(f"{failure}\n{kept}") from failure
-        return replace(result, files=(*(conversion.files if conversion is not None else ()), *written))
-
-    def _calibration(self, after: Scores, before: Scores | None, score: int) -> Calibration | None:
-        """Thresholds of both; of the new one alone where the old one has none that is better than nothing."""
-        scored = {"after": after, **({} if before is None else {"before": before})}
-        source = f"{Path(self._source).name}: validation images"
-        for names in (list(scored), ["after"]):
-            columns = {name: scored[name].probabilities[:, score] for name in names}
-            try:
-                return calibrate(Labelled(after.labels == score, columns, source), seed=self.recipe.seed)
-            except CaffePortError as error:
-                self.notes.append(f"no thresholds of {' and '.join(names)}: {error}")
-        return None
-
-    def _write_scores(self, after: Scores, before: Scores | None) -> Path:
-        """The validation images with their probabilities: `validation.csv`."""
-        path = self.output / "validation.csv"
-        classes = self.dataset.classes
-        scored = [("after", after), *([] if before is None else [("before", before)])]
-        with replacing(path) as stream:
-            content = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-            writer = csv.writer(content, lineterminator="\n")
-            writer.writerow(("image", "label", *(f"{when}: {name}" for when, _ in scored for name in classes)))
-            for row, image in enumerate(self.dataset.validation):
-                values = [repr(float(value)) for _, scores in scored for value in scores.probabilities[row]]
-                writer.writerow((image.path, classes[image.label], *values))
-            content.detach()
-        return path

@@ -16,6 +16,7 @@ from pathlib import Path
 from caffe_port.errors import DataError, Location
 from caffe_port.migration.names import Names, Value
 from caffe_port.preprocessing import Preprocessing
+from caffe_port.reading import contents
 
 __all__ = ["Forward", "Given", "Note", "Picture", "Reading", "Script", "preprocessing_of", "read_script"]
 
@@ -151,15 +152,15 @@ def read_script(path: str | os.PathLike[str]) -> Script:
     try:
         tree = ast.parse(text)
         names = Names(tree)
+        readings, notes = _readings(tree, names)
+        if not readings:
+            hint = f"; {notes[0].text} (line {notes[0].line})" if notes else ""
+            raise DataError(f"{file}: no call reads a Caffe model by OpenCV (readNetFromCaffe, readNet){hint}")
+        _uses(tree, names, readings, notes)
     except SyntaxError as error:
         raise DataError(str(_syntax(file, error))) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"{file}: no Python source that can be parsed: {str(error) or 'too large'}") from None
-    readings, notes = _readings(tree, names)
-    if not readings:
-        hint = f"; {notes[0].text} (line {notes[0].line})" if notes else ""
-        raise DataError(f"{file}: no call reads a Caffe model by OpenCV (readNetFromCaffe, readNet){hint}")
-    _uses(tree, names, readings, notes)
     return Script(file, text, encoding, tree, names, readings, notes)
 
 
@@ -169,7 +170,7 @@ def _text(file: Path) -> tuple[str, str]:
     if file.suffix.lower() == ".ipynb":
         raise DataError(f"{file}: a notebook; make a script of it first: jupyter nbconvert --to script")
     try:
-        content = file.read_bytes()
+        content = contents(file)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
@@ -177,7 +178,7 @@ def _text(file: Path) -> tuple[str, str]:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         return content.decode(encoding), encoding
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError, LookupError) as error:
         raise DataError(f"{file}: no Python source that can be decoded: {error}") from None
 
 

@@ -7,105 +7,27 @@ and of which layer `forward()` gives the result.
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from caffe_port.artifacts.form import Form
 from caffe_port.errors import CaffePortError, DataError
+from caffe_port.migration.conversion import Conversion
 from caffe_port.migration.edits import Change, Edits
 from caffe_port.migration.names import Value
-from caffe_port.migration.opencv import Forward, Given, Note, Picture, Reading, Script, preprocessing_of, read_script
+from caffe_port.migration.opencv import Given, Note, Picture, Reading, Script, preprocessing_of, read_script
+from caffe_port.migration.outputs import change_forward, change_other, note_detections, outputs_of
+from caffe_port.migration.work import Work
 from caffe_port.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from caffe_port.net import Net
 
-__all__ = ["Conversion", "Migration", "plan", "write_manifests", "write_script"]
-
-_ORDER = "the ONNX file has its outputs in the order of their names, Caffe's were in that of the layers"
-
-
-@dataclass(slots=True, eq=False)
-class Conversion:
-    """A model to convert, and what is known of it.
-
-    - `definition`, `weights`, `onnx`: paths as the script has them; a word in capitals where it does not say.
-    - `form`: of the ONNX file: of batch 1, or open where blobFromImages makes the input.
-    - `net`: None where the prototxt was not found or cannot be read.
-    - `extra_outputs`: blobs that the script asks for and that are no outputs of the net.
-    - `preprocessing`: of each blobFromImage, with its line; `reasons` where a manifest cannot say it.
-    """
-
-    line: int
-    definition: str
-    weights: str
-    onnx: str
-    form: Form
-    net: Net | None = None
-    input_shape: tuple[str, tuple[int, int, int, int]] | None = None
-    outputs: tuple[str, ...] = ()
-    extra_outputs: list[str] = field(default_factory=list)
-    detections: bool = False
-    preprocessing: list[tuple[int, Preprocessing]] = field(default_factory=list)
-    reasons: list[tuple[int, str]] = field(default_factory=list)
-
-    @property
-    def stem(self) -> str:
-        return PurePosixPath(self.weights).stem
-
-    def manifest(self) -> Preprocessing | None:
-        """The preprocessing, if all calls agree."""
-        steps = [one for _, one in self.preprocessing]
-        return steps[0] if steps and all(one == steps[0] for one in steps) and not self.reasons else None
-
-    def command(self, manifests: str | None = None) -> str:
-        """What converts the model; with `manifests`, the folder that its manifest is in, it goes into the file too."""
-        words = ["caffe-port", "convert", self.definition, self.weights, "--to", "onnx"]
-        if self.form.batch is not None:
-            words += ["--batch", str(self.form.batch)]
-        if self.input_shape is not None:
-            name, shape = self.input_shape
-            words += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
-        if manifests is not None and self.manifest() is not None:
-            words += ["--manifest", str(Path(manifests, self.manifest_name))]
-        words += ["--name", self.stem, "-o", str(PurePosixPath(self.onnx).parent)]
-        return shlex.join(words)
-
-    def code(self) -> str:
-        """The Python that converts a model whose script asks for blobs inside it; "" if the command does."""
-        if not self.extra_outputs:
-            return ""
-        batch = "" if self.form.batch is None else f", batch={self.form.batch}"
-        shapes = "" if self.input_shape is None else f", input_shapes={dict([self.input_shape])}"
-        return (
-            f"net = cp.load({self.definition!r}, {self.weights!r}{shapes}); "
-            f"onnx.save(cp.to_onnx(net{batch}, extra_outputs={self.extra_outputs}), {self.onnx!r})"
-        )
-
-    @property
-    def manifest_name(self) -> str:
-        return f"{self.stem}.preprocessing.json"
-
-    def as_json(self, manifests: str | None) -> dict[str, Any]:
-        steps = self.manifest()
-        return {
-            "line": self.line,
-            "definition": self.definition,
-            "weights": self.weights,
-            "onnx": self.onnx,
-            "command": self.command(manifests),
-            "code": self.code() or None,
-            "definition_read": self.net is not None,
-            "outputs": list(self.outputs),
-            "detections": self.detections,
-            "manifest": None if steps is None else steps.as_json(),
-            "preprocessing": [{"line": line, **steps.as_json()} for line, steps in self.preprocessing]
-            + [{"line": line, "unknown": reason} for line, reason in self.reasons],
-        }
+__all__ = ["Migration", "plan", "target_of", "write_manifests", "write_script"]
 
 
 @dataclass(slots=True, eq=False)
@@ -146,15 +68,19 @@ def plan(
     Raises: DataError, as `read_script`, and for a prototxt that is no model's of the script.
     """
     read = read_script(script)
-    work = _Plan(read, list(map(Path, prototxts)))
-    for reading in read.readings:
-        work.model(reading)
-    work.unused()
-    changed = work.edits.result()
-    notes = sorted({(note.line, note.text): note for note in (*read.notes, *work.notes)}.values(), key=_line)
+    planning = _Plan(read, list(map(Path, prototxts)))
+    try:
+        for reading in read.readings:
+            planning.model(reading)
+        planning.unused()
+    except RecursionError:
+        raise DataError(f"{read.path}: its expressions are nested too deeply") from None
+    edits = planning.edits
+    changed = edits.result()
+    notes = sorted({(note.line, note.text): note for note in (*read.notes, *planning.work.notes)}.values(), key=_line)
     new = target or target_of(read.path)
-    changes = sorted(work.edits.changes, key=_line)
-    return Migration(read, work.conversions, changes, notes, changed, work.edits.diff(str(read.path), str(new)))
+    changes = sorted(edits.changes, key=_line)
+    return Migration(read, planning.conversions, changes, notes, changed, edits.diff(str(read.path), str(new)))
 
 
 def _line(one: Note | Change) -> int:
@@ -193,15 +119,11 @@ class _Plan:
     """The work of `plan`: one model after the other."""
 
     def __init__(self, script: Script, prototxts: list[Path]) -> None:
-        self.script = script
-        self.edits = Edits(script.text)
-        self.notes: list[Note] = []
+        self.work = Work(script, Edits(script.text))
+        self.script, self.edits, self.note = script, self.work.edits, self.work.note
         self.conversions: list[Conversion] = []
         self._prototxts = self._assigned(prototxts)
         self._literals: set[ast.Constant] = set()
-
-    def note(self, line: int, text: str) -> None:
-        self.notes.append(Note(line, text))
 
     def _assigned(self, prototxts: list[Path]) -> Mapping[Reading, Path]:
         found: dict[Reading, Path] = {}
@@ -223,7 +145,8 @@ class _Plan:
         file = _path(weights, "WEIGHTS.caffemodel")
         several = any(given.picture is not None and given.picture.several for given in reading.inputs)
         form = Form(batch=None if several else 1)
-        onnx = f"{PurePosixPath(file).with_suffix('')}{form.suffix}.onnx"
+        path = PurePosixPath(file)
+        onnx = f"{path.parent / path.stem}{form.suffix}.onnx"
         conversion = Conversion(reading.line, _path(definition, "DEFINITION.prototxt"), file, onnx, form)
         self.conversions.append(conversion)
         conversion.net = self._net(reading, definition, conversion)
@@ -231,12 +154,12 @@ class _Plan:
         self._preprocessing(reading, conversion)
         for given in reading.inputs:
             self._input(given, conversion)
-        wanted = self._wanted(reading, conversion)
+        wanted = outputs_of(self.work, reading, conversion)
         for forward in reading.forwards:
-            self._forward(forward, wanted.get(forward), conversion)
-        self._detections(reading, conversion)
+            change_forward(self.work, forward, wanted.get(forward), conversion)
+        note_detections(self.work, reading, conversion)
         for method, call in reading.others:
-            self._other(method, call, conversion)
+            change_other(self.work, method, call, conversion)
         if reading.presumed:
             self.note(reading.line, "calls on a net that comes from elsewhere are taken for this one's, the only net")
         if conversion.extra_outputs:
@@ -249,7 +172,8 @@ class _Plan:
         path = self._prototxts.get(reading)
         if path is None and definition.known and isinstance(definition.value, str):
             folders = (self.script.path.parent, Path())
-            path = next((found for folder in folders if (found := folder / definition.value).is_file()), None)
+            with contextlib.suppress(OSError):  # a name that is too long for one
+                path = next((found for folder in folders if (found := folder / definition.value).is_file()), None)
         if path is None:
             what = conversion.definition if definition.known else f"the prototxt ({definition.unknown})"
             self.note(reading.line, f"{what} was not found, so outputs and shapes are not checked; give it: --prototxt")
@@ -418,153 +342,6 @@ class _Plan:
         image = self.edits.source(picture.image)
         return picture, f"{image}, {given.scale.value!r}, {size!r}, {mean!r}{more}"
 
-    # What comes out.
-
-    def _wanted(self, reading: Reading, conversion: Conversion) -> dict[Forward, list[str]]:
-        """The ONNX names of what each forward gives, in its order; without those that are not certain.
-
-        What is inside the net is noted for export: all of it, before the first line is changed.
-        """
-        net = conversion.net
-        if net is None:
-            return {}
-        wanted: dict[Forward, list[str]] = {}
-        for forward in reading.forwards:
-            asked = forward.names
-            if forward.of_all is not None:
-                wanted[forward] = _unconnected(net)
-            elif asked.known and asked.value is None:
-                wanted[forward] = [_last_top(net)]
-            elif asked.known:
-                layers = asked.value if isinstance(asked.value, tuple) else (asked.value,)
-                values = [self._value_of(str(one), forward.call, net) for one in layers]
-                if None not in values:
-                    wanted[forward] = [one for one in values if one is not None]
-        inside = [one for names in wanted.values() for one in names if one not in net.outputs]
-        conversion.extra_outputs = list(dict.fromkeys(inside))
-        return wanted
-
-    def _value_of(self, layer_name: str, call: ast.Call, net: Net) -> str | None:
-        """The ONNX name of what a layer gives: OpenCV goes by names of layers."""
-        from caffe_port.converters.to_onnx.export import value_names
-
-        layer = next((layer for layer in _own_layers(net) if layer.name == layer_name), None)
-        if layer is None:
-            self.note(call.lineno, f"the net has no layer {layer_name!r}")
-            return None
-        return value_names(net)[layer.tops[0]]
-
-    def _forward(self, forward: Forward, wanted: list[str] | None, conversion: Conversion) -> None:
-        net, call = conversion.net, forward.call
-        if wanted is None:
-            self._unsettled(forward, net)
-            return
-        assert net is not None
-        file_outputs = [*net.outputs, *conversion.extra_outputs]
-        asked = forward.names.value if forward.of_all is None else ()
-        if not isinstance(asked, tuple):
-            if asked is None and len(file_outputs) > 1:
-                self.edits.set_arguments(call, repr(wanted[0]), "forward() gives another output in OpenCV 5 than in 4")
-            elif asked is not None and wanted[0] != asked:
-                self.edits.set_arguments(call, repr(wanted[0]), "OpenCV names layers, an ONNX file blobs")
-            return
-        rest = [one for one in file_outputs if one not in wanted]
-        if rest:
-            new = f"{self.edits.source(call.func)}({[*wanted, *rest]!r})[:{len(wanted)}]"
-            self.edits.replace(call, new, "OpenCV 5 gives one output of a file, or all")
-        elif forward.of_all is None and list(asked) != wanted:
-            self.edits.set_arguments(call, repr(wanted), "OpenCV names layers, an ONNX file blobs")
-        elif forward.of_all is not None and wanted != file_outputs:
-            self.edits.replace(forward.of_all, repr(wanted), _ORDER)
-
-    def _unsettled(self, forward: Forward, net: Net | None) -> None:
-        call, asked = forward.call, forward.names
-        if forward.of_all is not None:
-            self.note(call.lineno, f"getUnconnectedOutLayersNames(): {_ORDER}; compare if the model has several")
-        elif asked.known and asked.value is None:
-            text = "forward() gives the last layer in OpenCV 4, the file's first output in OpenCV 5: name it if"
-            self.note(call.lineno, f"{text} the model has several")
-        elif net is None or not asked.known:
-            why = f" ({asked.unknown})" if not asked.known else ""
-            text = (
-                f"{' '.join(self.edits.source(call).split())}: a name must be that of an output of the ONNX file{why};"
-            )
-            self.note(call.lineno, f"{text} for another one OpenCV 5 gives wrong values and no error")
-
-    def _all_outputs(self, call: ast.Call, conversion: Conversion) -> None:
-        """getUnconnectedOutLayersNames, where it is no argument of forward."""
-        net = conversion.net
-        if net is None:
-            self.note(call.lineno, f"getUnconnectedOutLayersNames(): {_ORDER}; compare if the model has several")
-        elif [*net.outputs, *conversion.extra_outputs] != _unconnected(net):
-            self.edits.replace(call, repr(_unconnected(net)), _ORDER)
-
-    def _detections(self, reading: Reading, conversion: Conversion) -> None:
-        net = conversion.net
-        layers = [] if net is None else [layer for layer in net.layers if layer.type == "DetectionOutput"]
-        lines = [line for forward in reading.forwards for line in forward.detections]
-        conversion.detections = bool(layers or (net is None and lines))
-        if not conversion.detections:
-            return
-        line = min(lines, default=reading.line)
-        text = (
-            "rows of detections (1, 1, N, 7) stay: image, class, confidence, left, top, right, bottom; but they are in"
-        )
-        text += (
-            " Caffe's order, by class and then by confidence, where OpenCV 4 had them by confidence alone, and one row"
-        )
-        self.note(
-            line,
-            f"{text} of -1 says that there are none; OpenCV 4's ONNX importer does not run such a file, 5's does; both "
-            "run one of `convert --detection boxes`, which leaves suppression to the script",
-        )
-
-    def _other(self, method: str, call: ast.Call, conversion: Conversion) -> None:
-        text = " ".join(self.edits.source(call).split())
-        if method in ("setPreferableBackend", "setPreferableTarget"):
-            self._backend(method, call, text)
-        elif method == "getUnconnectedOutLayersNames":
-            if not any(forward.of_all is call for reading in self.script.readings for forward in reading.forwards):
-                self._all_outputs(call, conversion)
-        elif method == "getUnconnectedOutLayers":
-            self._by_number(call, conversion, text)
-        elif method in ("getLayerId", "getLayerNames"):
-            self.note(call.lineno, f"{text}: an ONNX file's layers have other names and another order")
-        elif method in ("getLayer", "getParam", "setParam"):
-            what = "an ONNX file's layers are others; weights that the script sets belong into the"
-            self.note(call.lineno, f"{text}: {what} caffemodel before it is converted (docs/opencv-migration.md)")
-        elif method != "getPerfProfile":
-            self.note(call.lineno, f"{text}: not known to work alike on an ONNX file; try it")
-
-    def _backend(self, method: str, call: ast.Call, text: str) -> None:
-        value = self.script.names.value(call.args[0] if call.args else None)
-        kept = ("cv2.dnn.DNN_BACKEND_OPENCV", "cv2.dnn.DNN_BACKEND_DEFAULT", "cv2.dnn.DNN_TARGET_CPU")
-        if value.known and value.value in kept:
-            return
-        if value.known and value.value == "cv2.dnn.DNN_BACKEND_HALIDE":
-            self.note(call.lineno, f"{text}: OpenCV 5 has no Halide; take the line out")
-            return
-        what = "OpenCV 5's own engine computes on the CPU and only warns;"
-        self.note(call.lineno, f"{text}: {what} readNetFromONNX(file, cv2.dnn.ENGINE_CLASSIC) has the other backends")
-
-    def _by_number(self, call: ast.Call, conversion: Conversion, text: str) -> None:
-        """[names[i - 1] for i in net.getUnconnectedOutLayers()], the names of the outputs before OpenCV 3.4.3."""
-        assert isinstance(call.func, ast.Attribute)
-        for node in ast.walk(self.script.tree):
-            if isinstance(node, ast.ListComp) and len(node.generators) == 1 and isinstance(node.elt, ast.Subscript):
-                source = node.generators[0].iter
-                if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute):
-                    source = source.func.value if source.func.attr in ("flatten", "ravel") else source
-                if source is call and not node.generators[0].ifs:
-                    net = conversion.net
-                    known = None if net is None else _unconnected(net)
-                    same = net is None or [*net.outputs, *conversion.extra_outputs] == known
-                    new = f"{self.edits.source(call.func.value)}.getUnconnectedOutLayersNames()"
-                    why = "OpenCV 5 numbers layers otherwise, and gives other names"
-                    self.edits.replace(node, new if same else repr(known), why)
-                    return
-        self.note(call.lineno, f"{text}: OpenCV 5 numbers layers otherwise; take getUnconnectedOutLayersNames()")
-
     def unused(self) -> None:
         """Options of the command line that only named a prototxt."""
         for reading in self.script.readings:
@@ -582,19 +359,3 @@ def _onnx_literal(text: str, form: Form) -> str:
     """The text of a string that ends in .caffemodel, with the name that the ONNX file gets."""
     head, found, tail = text.rpartition(".caffemodel")
     return f"{head}{form.suffix}.onnx{tail}" if found else text
-
-
-def _own_layers(net: Net) -> list[Any]:
-    return [layer for layer in net.layers if not layer.automatic and layer.tops and not layer.definition.is_input]
-
-
-def _last_top(net: Net) -> str:
-    """What forward() gives in OpenCV 4: the first top of the last layer."""
-    from caffe_port.converters.to_onnx.export import value_names
-
-    return value_names(net)[_own_layers(net)[-1].tops[0]]
-
-
-def _unconnected(net: Net) -> list[str]:
-    """The outputs in the order of getUnconnectedOutLayersNames in OpenCV 4: that of the layers."""
-    return [top.name for layer in _own_layers(net) for top in layer.tops if any(top is one for one in net.output_blobs)]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from caffe_port.errors import CaffePortError
 from caffe_port.pycaffe import install
-from caffe_port.pycaffe.python2 import SourceError, namespace, translate, translating_imports
+from caffe_port.pycaffe.errors import SourceError
+from caffe_port.pycaffe.python2 import namespace, translate
+from caffe_port.pycaffe.python2_imports import translating_imports
 
 __all__ = ["main"]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from caffe_port import build
-from caffe_port.drawing import rendered
+from caffe_port.drawing import rendered, to_dot
 from caffe_port.errors import UnsupportedParameter
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.proto import upgrade
 from caffe_port.proto.files import replacing
-from caffe_port.summary import to_dot
 
 __all__ = ["Graph", "draw_net", "draw_net_to_file", "get_pydot_graph"]
 

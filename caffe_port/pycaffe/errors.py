@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caffe_port.errors import CaffePortError, GraphError, ShapeError
 
-__all__ = ["ArgumentError", "BlobShapeError", "FileError", "InstallError", "LayerNameError"]
+__all__ = ["ArgumentError", "BlobShapeError", "FileError", "InstallError", "LayerNameError", "SourceError"]
 
 
 class ArgumentError(CaffePortError, RuntimeError):
@@ -25,3 +25,11 @@ class InstallError(CaffePortError, ImportError):
 
 class LayerNameError(GraphError, ValueError):
     """A name that no layer of the net has."""
+
+
+class SourceError(CaffePortError, SyntaxError):
+    """A source that is no Python 3 and cannot be safely translated from Python 2. `str()` has file and line of each
+    place."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

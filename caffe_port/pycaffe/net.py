@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from caffe_port import datasets
-from caffe_port.errors import CaffePortError, GraphError, ShapeError, WeightsError
-from caffe_port.layers.activation import Dropout
+from caffe_port.errors import WeightsError
 from caffe_port.layers.base import Array
-from caffe_port.layers.data import DataSource, DummyData, HDF5Output, MemoryData, Parameter
-from caffe_port.layers.python import making_python_layers
-from caffe_port.layers.recurrent import Recurrent
-from caffe_port.loading import load, with_weight_file
-from caffe_port.net import Blob as ValueOf
+from caffe_port.layers.data import DataSource, DummyData, MemoryData, Parameter
+from caffe_port.loading import with_weight_file
 from caffe_port.net import Layer as BuiltLayer
 from caffe_port.net import Net as BuiltNet
-from caffe_port.proto import text, wire
 from caffe_port.pycaffe import backward as back
 from caffe_port.pycaffe.blobs import Blob, BlobVec
 from caffe_port.pycaffe.errors import ArgumentError, BlobShapeError, FileError, LayerNameError
 from caffe_port.pycaffe.layer import Layer, LivePythonLayer, built_layer
+from caffe_port.pycaffe.opening import Options, PathLike, forces_backward, loaded, started
 from caffe_port.pycaffe.settings import next_seed
-from caffe_port.runtime import run_layer, shapes_of_tops
-from caffe_port.shapes import Shape, count, format_shape
+from caffe_port.pycaffe.step import Step, fitted
+from caffe_port.shapes import format_shape
 from caffe_port.weights import write_hdf5
 
 __all__ = ["Net"]
 
-PathLike = str | os.PathLike[str]
 Callback = Callable[[int], object]
-_PHASES = ("TRAIN", "TEST")
-"""By the numbers of caffe.proto."""
-
-
-@dataclass(slots=True, eq=False)
-class _Step:
-    """A layer with the blobs it works on, and what its step back needs of the last step forward."""
-
-    layer: BuiltLayer
-    bottoms: list[Blob]
-    tops: list[Blob]
-    params: BlobVec
-    seen: Layer
-    """What `net.layers` has for it; of a Python layer the object itself."""
-    batches: Iterator[datasets.Batch] | None = None
-    before: list[Array] = field(default_factory=list)
-    """The bottoms' values, where the layer overwrote them."""
-    rng_state: dict[str, Any] | None = None
-    states: list[Array] = field(default_factory=list)
-    """Of a recurrent layer: the states after its last run, which the next one starts from."""
-    first_states: list[Array] = field(default_factory=list)
-    """The states its last run started from."""
-    module: tuple[tuple[Shape, ...], Any] | None = None
-    """Its PyTorch module, and the bottoms' shapes that is for."""
-
-    @property
-    def is_view(self) -> bool:
-        """Whether the tops have the bottom's memory (Split, Reshape, …)."""
-        return self.layer.definition.views_bottom(len(self.bottoms), len(self.tops))
 
 
 class Net:
@@ -86,15 +52,15 @@ class Net:
     def __init__(self, network_file: PathLike, *args: Any, **options: Any) -> None:
         if args and isinstance(args[0], (str, os.PathLike)):
             options["weights"], *args = args  # type: ignore[assignment]
-        given = _Options(*args, **options)
+        given = Options(*args, **options)
         for path in (network_file, given.weights):
             if path is not None and not Path(path).is_file():
                 raise FileError(f"Could not open file {os.fspath(path)}")
-        net = _loaded(network_file, given)
+        net = loaded(network_file, given)
         self._rng = np.random.default_rng(next_seed())
-        self._net = _started(net)
-        self._force = _forces_backward(network_file)
-        self._steps: list[_Step] = []
+        self._net = started(net)
+        self._force = forces_backward(network_file)
+        self._steps: list[Step] = []
         self._names: list[str] = []
         self._blobs: list[Blob] = []
         self._make_steps()
@@ -122,7 +88,7 @@ class Net:
                 self._names.append(value.name)
                 self._blobs.append(top)
                 current[value.name] = top
-            step = _Step(layer, bottoms, tops, seen.blobs, seen)
+            step = Step(layer, bottoms, tops, seen.blobs, seen)
             if isinstance(definition, DataSource) and not isinstance(definition, MemoryData):
                 names = [top.name for top in layer.tops]
                 step.batches = datasets.open_source(definition, names, phase=layer.phase, seed=next_seed() % 2**31)
@@ -133,7 +99,7 @@ class Net:
                 for filler, top in zip(definition.fillers, tops, strict=True):
                     top.data[...] = filler.fill(top.shape, self._rng)
             if step.is_view:
-                _share(step)
+                step.share()
             self._steps.append(step)
         self.layers = [step.seen for step in self._steps]
         self.blobs = OrderedDict(zip(self._names, self._blobs, strict=True))
@@ -250,65 +216,9 @@ class Net:
         loss = 0.0
         for i in range(start, end + 1):
             self._call("before_forward", i)
-            loss += self._step_forward(i)
+            loss += self._steps[i].forward(self._plan[i], self._rng)
             self._call("after_forward", i)
         return loss
-
-    def _step_forward(self, i: int) -> float:
-        step = self._steps[i]
-        layer, definition = step.layer, step.layer.definition
-        if isinstance(definition, LivePythonLayer):
-            definition.instance.reshape(step.bottoms, step.tops)
-            definition.instance.forward(step.bottoms, step.tops)
-        elif definition.is_input:
-            self._read(step)
-        elif isinstance(definition, DummyData):
-            for filler, top in zip(definition.fillers, step.tops, strict=True):
-                if filler.is_random:
-                    top.data[...] = filler.fill(top.shape, self._rng)
-        elif isinstance(definition, HDF5Output):
-            definition.save(definition.file_name, *(blob.data for blob in step.bottoms))
-        elif step.is_view:
-            _reshape(step)
-        elif not isinstance(definition, Parameter):
-            self._compute(step, self._plan[i])
-        weights = back.loss_weights(layer)
-        return sum(float(np.vdot(top.data, top.diff)) for top, weight in zip(step.tops, weights, strict=True) if weight)
-
-    def _compute(self, step: _Step, wanted: back.Plan) -> None:
-        layer, definition = step.layer, step.layer.definition
-        bottoms = [blob.data for blob in step.bottoms]
-        if wanted.layer and back.forgets_bottom(layer):
-            step.before = [bottom.copy() for bottom in bottoms]
-        if wanted.layer and isinstance(definition, Dropout):
-            step.rng_state = dict(self._rng.bit_generator.state)
-        if isinstance(definition, Recurrent) and not definition.expose_hidden:
-            # Caffe goes on from where the last pass ended.
-            state = np.zeros((1, bottoms[0].shape[1], definition.num_output), np.float32)
-            fits = step.states and step.states[0].shape == state.shape
-            step.first_states = step.states if fits else [state] * definition.states
-            layer = _with_states(layer, state.shape)
-            bottoms += step.first_states
-        values, moved = run_layer(layer, bottoms, _params(step), rng=self._rng)
-        step.states = values[len(step.tops) :]
-        for top, value in zip(step.tops, values, strict=False):
-            top.reshape(*value.shape)
-            top.data[...] = value
-        for index, value in moved.items():
-            step.params[index].data[...] = value
-
-    def _read(self, step: _Step) -> None:
-        if isinstance(step.layer.definition, MemoryData) and step.batches is None:
-            raise ArgumentError(f"layer {step.layer.name!r}: MemoryData needs set_input_arrays first")
-        if step.batches is None:
-            return
-        try:
-            batch = next(step.batches)
-        except CaffePortError as error:
-            raise type(error)(f"layer {step.layer.name!r}: {error}") from error
-        for blob, value in zip(step.tops, batch.values(), strict=True):
-            blob.reshape(*value.shape)
-            blob.data[...] = value
 
     def reshape(self) -> None:
         """Gives every blob the shape that follows from the inputs'. `forward` does so by itself, layer by layer.
@@ -319,7 +229,7 @@ class Net:
             if isinstance(step.layer.definition, LivePythonLayer):
                 step.layer.definition.instance.reshape(step.bottoms, step.tops)
             elif not (step.layer.definition.is_input or isinstance(step.layer.definition, (DummyData, Parameter))):
-                _reshape(step)
+                step.reshape()
 
     def forward_all(self, blobs: Iterable[str] | None = None, **inputs: Any) -> dict[str, Array]:
         """Runs any number of items, a batch at a time, the last one filled up with zeros.
@@ -396,64 +306,8 @@ class Net:
         for i in range(start, end - 1, -1):
             self._call("before_backward", i)
             if self._plan[i].layer:
-                self._step_backward(i)
+                self._steps[i].backward(self._plan[i])
             self._call("after_backward", i)
-
-    def _step_backward(self, i: int) -> None:
-        step, wanted = self._steps[i], self._plan[i]
-        layer, definition = step.layer, step.layer.definition
-        if isinstance(definition, LivePythonLayer):
-            definition.instance.backward(step.tops, list(wanted.bottoms), step.bottoms)
-        elif layer.type == "Split":
-            if wanted.bottoms[0]:
-                step.bottoms[0].diff[...] = sum(top.diff for top in step.tops)
-        elif layer.type == "Silence":
-            for blob, asked in zip(step.bottoms, wanted.bottoms, strict=True):
-                if asked:
-                    blob.diff[...] = 0
-        elif isinstance(definition, Dropout) and layer.phase == "TRAIN":
-            if wanted.bottoms[0]:
-                if step.rng_state is None:
-                    raise GraphError(f"layer {layer.name!r}: Dropout goes backward only after it went forward")
-                step.bottoms[0].diff[...] = back.gradient_of_dropout(layer, step.tops[0].diff, step.rng_state)
-        elif (
-            not step.is_view
-            and not isinstance(definition, (HDF5Output, Parameter))
-            and (any(wanted.bottoms) or any(wanted.weights))
-        ):
-            self._pull_back(step, wanted)
-
-    def _pull_back(self, step: _Step, wanted: back.Plan) -> None:
-        of_top = back.gradient_of_top(step.layer, step.tops[0].data, step.tops[0].diff) if step.tops else None
-        if of_top is not None:
-            step.bottoms[0].diff[...] = of_top
-            return
-        bottoms = [blob.data for blob in step.bottoms]
-        if step.before:
-            bottoms = step.before
-        shapes = tuple(bottom.shape for bottom in bottoms)
-        if step.module is None or step.module[0] != shapes:
-            step.module = shapes, back.make_module(self._shaped(step, shapes))
-        tops = [top.diff for top in step.tops]
-        if step.first_states:
-            # No gradient goes to the states of the pass before.
-            bottoms = [*bottoms, *step.first_states]
-            tops += [np.zeros_like(state) for state in step.first_states]
-            wanted = replace(wanted, bottoms=(*wanted.bottoms, *[False] * len(step.first_states)))
-        of_bottoms, of_params = back.gradients(step.layer, step.module[1], bottoms, _params(step), tops, wanted)
-        for blob, gradient in zip(step.bottoms, of_bottoms, strict=False):
-            if gradient is not None:
-                blob.diff[...] = gradient
-        for blob, gradient in zip(step.params, of_params, strict=True):
-            if gradient is not None:
-                blob.diff[...] += gradient.reshape(blob.shape)
-
-    def _shaped(self, step: _Step, shapes: Sequence[Shape]) -> BuiltLayer:
-        """The layer as PyTorch is to have it: for bottoms of these shapes, with its states in the open."""
-        tops = [ValueOf(value.name, top.shape) for value, top in zip(step.layer.tops, step.tops, strict=True)]
-        bottoms = [ValueOf(value.name, shape) for value, shape in zip(step.layer.bottoms, shapes, strict=True)]
-        layer = replace(step.layer, bottoms=tuple(bottoms), tops=tuple(tops))
-        return _with_states(layer, step.first_states[0].shape) if step.first_states else layer
 
     def forward_backward_all(
         self, blobs: Iterable[str] | None = None, diffs: Iterable[str] | None = None, **values: Any
@@ -507,10 +361,10 @@ class Net:
         """
         if not Path(path).is_file():
             raise FileError(f"Could not open file {os.fspath(path)}")
-        loaded = with_weight_file(self._net, path, allow_missing=True)
-        for old, new, blob in zip(self._net.weights(), loaded.weights(), self._owned(), strict=True):
+        filled = with_weight_file(self._net, path, allow_missing=True)
+        for old, new, blob in zip(self._net.weights(), filled.weights(), self._owned(), strict=True):
             if new.data is not old.data and new.data is not None:
-                _fit(blob, old.shape)[...] = new.data
+                fitted(blob, old.shape)[...] = new.data
 
     def load_hdf5(self, path: PathLike) -> None:
         """`copy_from` for a .caffemodel.h5."""
@@ -559,81 +413,12 @@ class Net:
 
     def _as_it_is(self) -> BuiltNet:
         owned = zip(self._net.weights(), self._owned(), strict=True)
-        values = {id(weight): _fit(blob, weight.shape) for weight, blob in owned}
+        values = {id(weight): fitted(blob, weight.shape) for weight, blob in owned}
         # Without the files it came from, of which otherwise the whole would be saved again.
         return replace(self._net.with_values(values), sources=())
 
     def __repr__(self) -> str:
         return f"<caffe.Net {self.name!r} {self._net.phase} {len(self._steps)} layers>"
-
-
-# How it is made
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The arguments of Net behind the first, in their order."""
-
-    phase: int
-    level: int = 0
-    stages: Sequence[str] | None = None
-    weights: PathLike | None = None
-
-    def __post_init__(self) -> None:
-        if self.phase not in (0, 1):
-            raise TypeError(f"phase must be caffe.TRAIN or caffe.TEST, not {self.phase!r}")
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What include and exclude rules are held against."""
-        return {"phase": _PHASES[self.phase], "level": self.level, "stages": list(self.stages or ())}
-
-
-def _loaded(prototxt: PathLike, given: _Options) -> BuiltNet:
-    """The net, its Python layers set up, its data layers' shapes from their files."""
-    from caffe_port.pycaffe.install import stand_in
-
-    weights, state = given.weights, given.state
-    options: dict[str, Any] = {**state, "allow_missing_weights": True, "allow_python_layers": True}
-    with stand_in(), making_python_layers(LivePythonLayer.make):
-        try:
-            net = load(prototxt, weights, **options)
-        except ShapeError:
-            # A data layer may have its shape from its file alone.
-            net = load(prototxt, allow_unknown=True, **options)
-            if not _reads_data(net):
-                raise
-        if not _reads_data(net):
-            return net
-        batch = next(datasets.open_sources(prototxt, **state))
-        shapes = {name: array.shape for name, array in batch.items()}
-        return load(prototxt, weights, input_shapes=shapes, **options)
-
-
-def _reads_data(net: BuiltNet) -> bool:
-    return any(layer.definition.is_input and layer.type not in ("Input", "MemoryData") for layer in net.layers)
-
-
-def _started(net: BuiltNet) -> BuiltNet:
-    """The net with values for all learned blobs: what files and Python layers have not set is filled."""
-    values = {
-        id(weight): blob.data
-        for layer in net.layers
-        if isinstance(layer.definition, LivePythonLayer)
-        for weight, blob in zip(layer.weights, layer.definition.instance.blobs, strict=True)
-        if weight.data is None
-    }
-    return net.with_values(values).filled(next_seed())
-
-
-def _forces_backward(prototxt: PathLike) -> bool:
-    path = Path(prototxt)
-    if wire.looks_binary(path):
-        return bool(wire.read(path).net.force_backward)
-    return b"force_backward" in path.read_bytes() and bool(text.read(path)[0].force_backward)
-
-
-# What a layer works on
 
 
 def _built(layer: BuiltLayer) -> Layer:
@@ -657,52 +442,7 @@ def _fill(blobs: BlobVec, layer: BuiltLayer, owned: dict[int, Blob]) -> None:
             blob.fill(weight.data)
 
 
-def _reshape(step: _Step) -> None:
-    """Gives the tops the shapes that follow from the bottoms', and a view the bottom's memory."""
-    try:
-        shapes = shapes_of_tops(step.layer, [blob.shape for blob in step.bottoms])
-    except CaffePortError as error:
-        raise type(error)(f"layer {step.layer.name!r}: {error}") from error
-    for top, shape in zip(step.tops, shapes, strict=True):
-        top.reshape(*shape)
-    if step.is_view:
-        _share(step)
-
-
-def _share(step: _Step) -> None:
-    """Split keeps gradients apart, to add them up."""
-    for top in step.tops:
-        top.share_data(step.bottoms[0])
-        if step.layer.type != "Split":
-            top.share_diff(step.bottoms[0])
-
-
-def _params(step: _Step) -> list[Array]:
-    return [_fit(blob, weight.shape) for blob, weight in zip(step.params, step.layer.weights, strict=True)]
-
-
-def _fit(blob: Blob, shape: Shape) -> Array:
-    """The blob's values in the shape its layer needs. Raises: BlobShapeError if a script gave it another count."""
-    if blob.count != count(shape):
-        raise BlobShapeError(f"a learned blob is {format_shape(blob.shape)}, its layer needs {format_shape(shape)}")
-    return blob.data.reshape(shape)
-
-
-def _with_states(layer: BuiltLayer, state: Shape) -> BuiltLayer:
-    """A recurrent layer with its states as bottoms and tops, which it otherwise keeps to itself."""
-    definition = layer.definition
-    assert isinstance(definition, Recurrent)
-    states = tuple(ValueOf(f"state {i}", state) for i in range(definition.states))
-    return replace(
-        layer,
-        definition=replace(definition, expose_hidden=True),
-        bottoms=(*layer.bottoms, *states),
-        tops=(*layer.tops, *states),
-    )
-
-
 def _trimmed(found: Mapping[str, list[Array]], given: Mapping[str, Any]) -> dict[str, Array]:
     """The items, without those of the zeros that filled up the last batch."""
     number = len(next(iter(given.values())))
-    return {name: np.asarray(items)[:number] if len(items) > number else np.asarray(items)
-            for name, items in found.items()}  # fmt: skip
+    return {name: np.asarray(items[:number]) for name, items in found.items()}

@@ -5,63 +5,56 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffe_port import runtime
 from caffe_port.errors import (
     ArtifactError,
     CaffePortError,
-    DataError,
     FetchError,
     GraphError,
-    MissingDependency,
     Problems,
     ShapeError,
 )
 from caffe_port.layers.base import Array
-from caffe_port.models import ReleasedModel
 from caffe_port.net import Net
-from caffe_port.preprocessing import Manifest, Preprocessing, read_manifest
+from caffe_port.preprocessing import Manifest, Preprocessing
 from caffe_port.proto.files import sha256_of
+from caffe_port.scoring.manifests import (
+    NO_PREPROCESSING,
+    as_manifest,
+    derived_manifest,
+    manifest_from,
+    released_manifest,
+)
+from caffe_port.scoring.onnx_files import sha256_of_onnx, without_preprocessing
+from caffe_port.scoring.runners import (
+    BACKENDS,
+    PRECISIONS,
+    Runner,
+    float_runner,
+    folded,
+    folded_model,
+    in_batches_of,
+    session,
+    session_runner,
+)
 from caffe_port.shapes import format_shape
 
 if TYPE_CHECKING:
-    import onnx
-
-    from caffe_port.models.fetch import Progress
+    from caffe_port.models.progress import Progress
     from caffe_port.scoring.preprocess import Source
 
 __all__ = [
-    "BACKENDS",
-    "PRECISIONS",
     "Classifier",
-    "Runner",
     "classifier_of",
-    "manifest_from",
     "open_classifier",
-    "released_manifest",
     "top_k",
 ]
-
-BACKENDS = ("onnxruntime", "torch", "numpy")
-"""What a classifier can be run with; the first that is installed is the default."""
-
-PRECISIONS = ("float32", "int8")
-"""What a net can be computed in; an ONNX file has its own."""
-
-Runner = Callable[[Array], Array]
-"""float32 (N, channels, height, width) → float32 (N, labels)."""
-
-NO_PREPROCESSING = (
-    "nothing says how a picture becomes the input of {}: give --preprocessing MANIFEST, or the prototxt or solver it "
-    "was trained with"
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,16 +115,16 @@ class Classifier:
         problems.raise_if_any()
         blob, labels = self.preprocessing.input_blob, len(self.labels)
         if not isinstance(self.model, Net):
-            run = _session_runner(self.model, blob, self.output_blob, threads)
+            run = session_runner(self.model, blob, self.output_blob, threads)
         elif precision == "int8":
-            run = _session_runner(self._int8(self.model, calibration), blob, self.output_blob, threads)
+            run = session_runner(self._int8(self.model, calibration), blob, self.output_blob, threads)
         else:
-            run = _float_runner(self.model, blob, self.output_blob, backend, threads)
+            run = float_runner(self.model, blob, self.output_blob, backend, threads)
 
         def flat(batch: Array) -> Array:
             return run(batch).reshape(len(batch), labels)
 
-        return flat if self.batch is None else _in_batches_of(self.batch, run, labels)
+        return flat if self.batch is None else in_batches_of(self.batch, run, labels)
 
     def portable(self, precision: str | None = None, calibration: Iterable[Source] | None = None) -> Classifier:
         """The same as one value that can be pickled and sent to another machine: an ONNX model in memory.
@@ -141,7 +134,7 @@ class Classifier:
         """
         if isinstance(self.model, Net):
             return replace(
-                self, model=self._int8(self.model, calibration) if precision == "int8" else _folded(self.model)
+                self, model=self._int8(self.model, calibration) if precision == "int8" else folded(self.model)
             )
         if precision is not None:
             raise GraphError(f"{self.name} is an ONNX file, computed in what it was written in")
@@ -169,7 +162,7 @@ class Classifier:
             calibration = map(Image.fromarray, generated_pictures().values())
         items = (tensor(picture, self.preprocessing)[np.newaxis] for picture in calibration)
         feeds = [{self.preprocessing.input_blob: np.repeat(item, self.batch or 1, axis=0)} for item in items]
-        made: bytes = quantize(_folded_model(net), feeds).model.SerializeToString()
+        made: bytes = quantize(folded_model(net), feeds).model.SerializeToString()
         return made
 
 
@@ -209,17 +202,17 @@ def open_classifier(
         manifest = released_manifest(files.released)
     notes: tuple[str, ...] = ()
     if manifest is None:
-        derived = _derived(files.definition, net, resize)
-        if derived is None:
+        found = derived_manifest(files.definition, net, resize)
+        if found is None:
             raise GraphError(NO_PREPROCESSING.format(files.definition))
-        known, notes = derived
+        known, notes = found
     elif isinstance(manifest, (Manifest, Preprocessing)):
-        known = _as_manifest(manifest, resize)
+        known = as_manifest(manifest, resize)
     else:
         known, notes = manifest_from(manifest, net, resize)
     identity = "+".join(sha256_of(file) for file in files.weights) or sha256_of(files.definition)
-    found = classifier_of(net, known, name=name, notes=notes)
-    return replace(found, identity=_identity(name, identity, known, sha256_of(files.definition)))
+    classifier = classifier_of(net, known, name=name, notes=notes)
+    return replace(classifier, identity=_identity(name, identity, known, sha256_of(files.definition)))
 
 
 def classifier_of(net: Net, manifest: Manifest, *, name: str = "", notes: Sequence[str] = ()) -> Classifier:
@@ -252,32 +245,6 @@ def classifier_of(net: Net, manifest: Manifest, *, name: str = "", notes: Sequen
     )
 
 
-def released_manifest(model: ReleasedModel) -> Manifest:
-    """What a released model is known to need."""
-    return Manifest(model.preprocessing, model.score_blob, model.labels, model.score_index)
-
-
-def manifest_from(
-    path: str | os.PathLike[str], net: Net | None = None, resize: tuple[int, int] | None = None
-) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest in a file, or what the data layer in a prototxt, solver or caffemodel says; and what it supposes.
-
-    `net`: the one it is for, whose input completes what a data layer leaves open; `resize`: as for `open_classifier`.
-    Raises: DataError; PrototxtError.
-    """
-    try:
-        with Path(path).open("rb") as stream:
-            is_json = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
-    except OSError as error:
-        raise DataError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None
-    if is_json:
-        return _as_manifest(read_manifest(path), resize), ()
-    found = _derived(Path(path), net, resize)
-    if found is None:
-        raise DataError(f"{os.fspath(path)}: neither a manifest nor a net with a data layer that reads pictures")
-    return found
-
-
 def top_k(probabilities: Sequence[float] | Array, labels: Sequence[str], k: int) -> list[tuple[str, float]]:
     """The k most probable labels with their probabilities, the most probable first; of equal ones the earlier.
 
@@ -290,42 +257,6 @@ def top_k(probabilities: Sequence[float] | Array, labels: Sequence[str], k: int)
         raise GraphError(f"{len(probabilities)} probabilities for {len(labels)} labels")
     order = sorted(range(len(labels)), key=lambda i: -probabilities[i])
     return [(labels[i], float(probabilities[i])) for i in order[:k]]
-
-
-# Manifests
-
-
-def _as_manifest(given: Manifest | Preprocessing, resize: tuple[int, int] | None) -> Manifest:
-    if resize is not None:
-        raise GraphError("a manifest says itself how pictures are resized: change it there")
-    return given if isinstance(given, Manifest) else Manifest(given)
-
-
-def _derived(path: Path, net: Net | None, resize: tuple[int, int] | None) -> tuple[Manifest, tuple[str, ...]] | None:
-    """What the data layer of a net says, completed by the input of the net it is for; None without a data layer.
-
-    Raises: DataError if the size of the pictures stays open.
-    """
-    from caffe_port.scoring.transform_param import from_transform_param
-
-    shapes = {} if net is None else net.input_shapes
-    shape = next(iter(shapes.values())) if len(shapes) == 1 else ()
-    found = from_transform_param(path, channels=shape[1] if len(shape) == 4 else None, resize=resize)
-    if found is None:
-        return None
-    steps, notes = found.preprocessing, found.notes
-    if steps.input_blob not in shapes and len(shapes) == 1:
-        steps = replace(steps, input_blob=next(iter(shapes)))
-    size = shapes.get(steps.input_blob, ())
-    if steps.resize is None and steps.crop is None and len(size) == 4:
-        # What is not cropped is as large as the input.
-        steps = replace(steps, resize=(size[2], size[3]))
-        notes = (*notes, f"pictures are resized to the net's input, {size[2]}x{size[3]} (height x width)")
-    elif steps.resize is None:
-        raise DataError(
-            f"{path}: nothing says what size pictures have before the crop: give --resize HEIGHTxWIDTH, or a manifest"
-        )
-    return Manifest(steps), notes
 
 
 # What fits together
@@ -407,108 +338,6 @@ def _identity(name: str, digest: str, manifest: Manifest, *others: str) -> str:
     return f"{name} sha256:{digest}+{hashlib.sha256(rest.encode()).hexdigest()[:16]}"
 
 
-# Running
-
-
-def _in_batches_of(size: int, run: Runner, labels: int) -> Runner:
-    """Any number of pictures through a model of a fixed batch; the last one is filled up with zeros."""
-
-    def parts(batch: Array) -> Iterator[Array]:
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            full = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
-            yield run(full).reshape(size, labels)[: len(part)]
-
-    return lambda batch: np.concatenate([*parts(batch), np.empty((0, labels), np.float32)])
-
-
-def _float_runner(net: Net, blob: str, output: str, backend: str | None, threads: int | None) -> Runner:
-    for name in BACKENDS if backend is None else (backend,):
-        try:
-            return _MAKERS[name](net, blob, output, threads)
-        except MissingDependency:
-            if name in (backend, BACKENDS[-1]):
-                raise
-    raise AssertionError("NumPy is always there")
-
-
-def _numpy(net: Net, blob: str, output: str, threads: int | None) -> Runner:
-    return lambda batch: np.asarray(runtime.run(net, {blob: batch}, outputs=[output])[output])
-
-
-def _torch(net: Net, blob: str, output: str, threads: int | None) -> Runner:
-    from caffe_port.converters.to_pytorch import to_pytorch
-
-    # In float64: PyTorch's float32 kernels round differently with every number of threads, which moves a score by up to
-    # 7e-7; in float64 it is the exact result, from which Caffe itself is 1.7e-7 away.
-    module = to_pytorch(net).double()
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-    def run(batch: Array) -> Array:
-        with torch.no_grad():
-            result = module(torch.from_numpy(batch.astype(np.float64)))
-        found = result[output] if isinstance(result, dict) else result
-        return np.asarray(found.numpy(), dtype=np.float32)
-
-    return run
-
-
-def _onnxruntime(net: Net, blob: str, output: str, threads: int | None) -> Runner:
-    return _session_runner(_folded(net), blob, output, threads)
-
-
-def _folded(net: Net) -> bytes:
-    made: bytes = _folded_model(net).SerializeToString()
-    return made
-
-
-def _folded_model(net: Net) -> onnx.ModelProto:
-    from caffe_port.converters.to_onnx import to_onnx
-    from caffe_port.passes.fold_linear import fold_linear
-
-    # Fewer layers, so faster, and fewer roundings.
-    return to_onnx(fold_linear(net).net)
-
-
-_MAKERS: Mapping[str, Callable[[Net, str, str, int | None], Runner]] = {
-    "onnxruntime": _onnxruntime,
-    "torch": _torch,
-    "numpy": _numpy,
-}
-
-
-def _session_runner(model: bytes | Path, blob: str, output: str, threads: int | None) -> Runner:
-    session = _session(model, threads)
-
-    def run(batch: Array) -> Array:
-        return np.asarray(session.run([output], {blob: batch})[0], np.float32)
-
-    return run
-
-
-def _session(model: bytes | Path, threads: int | None = None, *, optimized: bool = True) -> Any:
-    """A session of onnxruntime on the CPU. Raises: MissingDependency; ArtifactError."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"onnxruntime is needed: pip install 'caffe_port[runtime]' ({error})") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    given = os.fspath(model) if isinstance(model, Path) else model
-    try:
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common type
-        name = f"{model}: " if isinstance(model, Path) else ""
-        raise ArtifactError(f"{name}onnxruntime does not take the model: {error}") from error
-
-
 # ONNX files
 
 _TYPES = ("tensor(float)", "tensor(uint8)")
@@ -522,29 +351,29 @@ def _of_onnx(
 
     if not path.is_file():
         raise FetchError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
-    session = _session(path, optimized=False)
-    shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
-    outputs = {value.name: tuple(value.shape) for value in session.get_outputs()}
-    carried = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    opened = session(path, optimized=False)
+    shapes = {value.name: tuple(value.shape) for value in opened.get_inputs()}
+    outputs = {value.name: tuple(value.shape) for value in opened.get_outputs()}
+    carried = opened.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     own = None if carried is None else manifest_of(carried, f"{path}, metadata {METADATA_KEY}")
     notes: tuple[str, ...] = ()
     model: bytes | Path = path
-    other = [f"{v.name!r} {v.type}" for v in (*session.get_inputs(), *session.get_outputs()) if v.type not in _TYPES]
+    other = [f"{v.name!r} {v.type}" for v in (*opened.get_inputs(), *opened.get_outputs()) if v.type not in _TYPES]
     if other:
         raise GraphError(f"{path}: a classifier takes and gives float32: {', '.join(other)}")
-    pictured = [value.name for value in session.get_inputs() if value.type == "tensor(uint8)"]
+    pictured = [value.name for value in opened.get_inputs() if value.type == "tensor(uint8)"]
     if own is not None and own.preprocessing.input_blob not in shapes and pictured:
         if manifest is not None:
             raise GraphError(f"{path}: its preprocessing is inside; another cannot be given")
-        model, known = _without_preprocessing(path, own.preprocessing), own
+        model, known = without_preprocessing(path, own.preprocessing), own
         del shapes[pictured[0]]
         shapes[own.preprocessing.input_blob] = (1, own.preprocessing.channels, *(own.preprocessing.size or ()))
     elif manifest is None:
         if own is None:
             raise GraphError(NO_PREPROCESSING.format(path))
-        known = _as_manifest(own, resize)
+        known = as_manifest(own, resize)
     elif isinstance(manifest, (Manifest, Preprocessing)):
-        known = _as_manifest(manifest, resize)
+        known = as_manifest(manifest, resize)
     else:
         known, notes = manifest_from(manifest, None, resize)
     _require_fitting(path.stem, known.preprocessing, shapes)
@@ -554,7 +383,7 @@ def _of_onnx(
     batch = shapes[known.preprocessing.input_blob][0]
     return Classifier(
         path.stem,
-        _identity(path.stem, _sha256_of_onnx(path), known),
+        _identity(path.stem, sha256_of_onnx(path), known),
         known.preprocessing,
         labels,
         _score_index(known, labels),
@@ -563,56 +392,3 @@ def _of_onnx(
         batch if type(batch) is int else None,
         notes,
     )
-
-
-def _without_preprocessing(path: Path, steps: Preprocessing) -> bytes:
-    """The part of a model behind its preprocessing, which `tensor` does as well, to the last bit, and quicker.
-
-    Raises: ArtifactError if the two cannot be told apart (any more).
-    """
-    import onnx
-
-    if path.suffix.lower() != ".onnx":
-        raise ArtifactError(f"{path}: preprocessing inside is taken out of ONNX files only: give the .onnx file")
-    model = onnx.load(path)
-    graph = model.graph
-    made = [i for i, node in enumerate(graph.node) if steps.input_blob in node.output]
-    behind = list(graph.node)[made[0] + 1 :] if made else []
-    used = {name for node in behind for name in _read_by(node)}
-    constants = [constant for constant in graph.initializer if constant.name in used]
-    have = {steps.input_blob, *(constant.name for constant in constants), *(o for node in behind for o in node.output)}
-    if not behind or not (used | {value.name for value in graph.output}) - {""} <= have:
-        raise ArtifactError(f"{path}: its preprocessing cannot be told from the rest: the file was changed by a tool")
-    del graph.node[:], graph.initializer[:], graph.input[:]
-    graph.node.extend(behind)
-    graph.initializer.extend(constants)
-    shape = [1, steps.channels, *(steps.size or ("height", "width"))]
-    graph.input.append(onnx.helper.make_tensor_value_info(steps.input_blob, onnx.TensorProto.FLOAT, shape))
-    cut: bytes = model.SerializeToString()
-    return cut
-
-
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads of the values around it: its inputs, and what its bodies read and do not make."""
-    import onnx
-
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            body = attribute.g
-            own = {value.name for value in body.input} | {constant.name for constant in body.initializer}
-            own |= {name for inner in body.node for name in inner.output}
-            yield from (name for inner in body.node for name in _read_by(inner) if name not in own)
-
-
-def _sha256_of_onnx(path: Path) -> str:
-    """Of the file, and of those with its weights that it names."""
-    digests = [sha256_of(path)]
-    if path.suffix.lower() == ".onnx":
-        import onnx
-
-        graph = onnx.load(path, load_external_data=False).graph
-        entries: Iterable[Any] = chain.from_iterable(tensor.external_data for tensor in graph.initializer)
-        named = {entry.value for entry in entries if entry.key == "location"}
-        digests += [sha256_of(path.parent / name) for name in sorted(named)]
-    return "+".join(digests)

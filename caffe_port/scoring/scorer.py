@@ -20,26 +20,21 @@ from caffe_port._version import __version__
 from caffe_port.errors import ArtifactError, CaffePortError, GraphError, ImageError, MissingDependency
 from caffe_port.evidence import generated_pictures
 from caffe_port.layers.base import Array
-from caffe_port.models.fetch import Progress, cache_folder
+from caffe_port.models.fetch import cache_folder
+from caffe_port.models.progress import Progress
 from caffe_port.net import Net
 from caffe_port.proto.files import replacing
-from caffe_port.scoring.classifier import (
-    BACKENDS,
-    PRECISIONS,
-    Classifier,
-    Runner,
-    classifier_of,
-    open_classifier,
-    released_manifest,
-)
+from caffe_port.scoring.classifier import Classifier, classifier_of, open_classifier
 from caffe_port.scoring.items import Item, Row
+from caffe_port.scoring.manifests import released_manifest
 from caffe_port.scoring.pipeline import Allowance, in_chunks
 from caffe_port.scoring.preprocess import Source, source_name, tensor
+from caffe_port.scoring.runners import BACKENDS, PRECISIONS, Runner
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BACKENDS", "PRECISIONS", "Scorer"]
+__all__ = ["Scorer"]
 
 BATCH_SIZE = 8
 """Of onnxruntime, by default. It is no quicker with more; PyTorch and NumPy are quickest image by image."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+from detections import rows_by_loops
 from fork_layers import F32
 from numpy.typing import NDArray
-from test_conversion import recorded_as
-from test_detection_layers import rows_by_loops
+from recorded import recorded_as
 
 import caffe_port as cp
 from caffe_port import recording

@@ -17,7 +17,8 @@ import pytest
 from caffe_port import recording
 from caffe_port.errors import CaffePortError, FetchError
 from caffe_port.models.fetch import FetchedModel, fetch
-from caffe_port.pycaffe.python2 import SourceError, namespace, translate
+from caffe_port.pycaffe.errors import SourceError
+from caffe_port.pycaffe.python2 import namespace, translate
 
 RECORDINGS = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
 SCORES = json.loads((RECORDINGS / "scores.json").read_text())
