@@ -6,6 +6,8 @@ PYTHON ?= python3
 OUTPUT ?= artifacts
 PYTEST ?= -n auto --dist loadgroup
 ARGS ?=
+SECONDS ?= 60
+TARGETS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ FARM := build/typecheck
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SUFFIXES:
-.PHONY: help convert test lint format typecheck develop clean FORCE
+.PHONY: help convert test lint format typecheck develop docs benchmarks fuzz clean FORCE
 
 help:
 	@echo 'make convert   the released open_nsfw model to ONNX and PyTorch, verified, into $(OUTPUT)/ (OUTPUT=folder)'
@@ -23,6 +25,9 @@ help:
 	@echo 'make lint      check formatting, style and types'
 	@echo 'make format    format the sources'
 	@echo 'make develop   install everything that tests and checks use into .venv'
+	@echo 'make benchmarks  speed and memory beside other packages, ten minutes; the table goes into the documentation'
+	@echo 'make docs      the documentation as a site in build/site'
+	@echo 'make fuzz      fuzz every reader for SECONDS=60 each (TARGETS="prototxt_net caffemodel" to choose)'
 	@echo 'make clean     remove .venv and whatever was built; $(OUTPUT)/ stays'
 	@echo 'PYTHON=python3.12 chooses the interpreter (3.10 to 3.14); the default is python3'
 
@@ -50,9 +55,18 @@ typecheck: $(VENV)/.develop
 
 develop: $(VENV)/.develop
 
+docs: $(VENV)/.develop
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --strict
+
+fuzz: $(VENV)/.fuzz
+	"$(BIN)/python" -m fuzzing.run --seconds $(SECONDS) $(ARGS) $(TARGETS)
+
+benchmarks: $(VENV)/.develop
+	"$(BIN)/python" benchmarks/all.py --write $(ARGS)
+
 clean:
 	rm -rf "$(VENV)" build dist caffe_port.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find caffe_port proto converters reference_outputs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find caffe_port proto converters reference_outputs fuzzing tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Warnings are setuptools' own, about editable installations. Without a terminal pip is quiet.
 PIP := PYTHONWARNINGS=ignore "$(BIN)/python" -m pip $(if $(MAKE_TERMOUT),,--quiet)
@@ -72,9 +86,10 @@ DEPENDS := $(VENV)/.created setup.cfg constraints.txt Makefile
 
 $(VENV)/.convert: EXTRAS := torch,runtime
 $(VENV)/.test: EXTRAS := all,test
-$(VENV)/.develop: EXTRAS := all,test,dev,openvino,spark
+$(VENV)/.develop: EXTRAS := all,test,dev,docs,openvino,spark
+$(VENV)/.fuzz: EXTRAS := all,test,fuzz
 
-$(VENV)/.convert $(VENV)/.test $(VENV)/.develop: $(DEPENDS)
+$(VENV)/.convert $(VENV)/.test $(VENV)/.develop $(VENV)/.fuzz: $(DEPENDS)
 	$(PIP) install -c constraints.txt pip setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch "$@"
