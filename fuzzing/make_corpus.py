@@ -9,16 +9,20 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from caffe_port.proto import hdf5, schema, solverstate, text, wire
 from caffe_port.proto.blobs import BlobData, blob_chunks
+from caffe_port.registry import layer_types
 from caffe_port.scoring.items import Row
 from caffe_port.scoring.sinks import FileSink
 from fuzzing.catalogue import HERE
 from fuzzing.nets import CONV_NET, SOLVERS, TEXTS, V0_NET, V1_NET
 from fuzzing.targets.score_journal import COLUMNS
+
+TEXT_TARGETS = ("prototxt_net", "dialects", "upgrade")
 
 
 def _put(target: str, name: str, data: bytes) -> None:
@@ -108,8 +112,32 @@ def journals() -> None:
     _put("score_journal", "two", _written(written))
 
 
+def dictionaries() -> None:
+    """The words of a prototxt: names of fields and enumerated values, types of layers."""
+    for target, root in {**dict.fromkeys(TEXT_TARGETS, "NetParameter"), "prototxt_solver": "SolverParameter"}.items():
+        words: set[str] = {definition.type for definition in layer_types()}
+        _collect(schema.message(root).DESCRIPTOR, words, set())
+        folder = HERE / "dictionaries"
+        folder.mkdir(exist_ok=True)
+        lines = (f'"{word}"\n' for word in sorted(words))
+        (folder / f"{target}.dict").write_text("".join(lines), encoding="ascii")
+
+
+def _collect(message: Any, words: set[str], seen: set[str]) -> None:
+    if message.full_name in seen:
+        return
+    seen.add(message.full_name)
+    for field in message.fields:
+        words.add(field.name)
+        if field.enum_type is not None:
+            words.update(value.name for value in field.enum_type.values)
+        if field.message_type is not None:
+            _collect(field.message_type, words, seen)
+
+
 def main() -> int:
     prototxts()
+    dictionaries()
     caffemodels()
     solverstates()
     hdf5_weights()
