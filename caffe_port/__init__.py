@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from caffe_port._version import __version__
 
 if TYPE_CHECKING:
+    from caffe_port import limits
     from caffe_port.compare import ParityReport
     from caffe_port.converters.from_pytorch import with_state_dict
     from caffe_port.converters.to_caffemodel import to_caffemodel
@@ -37,6 +38,7 @@ __all__ = [
     "Net",
     "ParityReport",
     "__version__",
+    "limits",
     "load",
     "run",
     "to_caffemodel",
@@ -63,6 +65,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "limits":
+        return importlib.import_module("caffe_port.limits")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from caffe_port.printing import printable
+
 __all__ = [
     "ArtifactError",
     "CaffePortError",
@@ -16,6 +18,7 @@ __all__ = [
     "FetchError",
     "GraphError",
     "ImageError",
+    "LimitError",
     "Location",
     "MissingDependency",
     "ParityError",
@@ -27,6 +30,7 @@ __all__ = [
     "ShapeError",
     "UnsupportedLayer",
     "UnsupportedParameter",
+    "WeightValuesError",
     "WeightsError",
 ]
 
@@ -48,12 +52,16 @@ class Location:
 
 
 class CaffePortError(Exception):
-    """Base of every error raised on purpose. `str()` is one line a problem, fit to be shown to a user as it is.
+    """Base of every error raised on purpose. `str()` is one line a problem, fit to be shown to a user as it is:
+    whatever a name from a file has in it, nothing in it steers a terminal.
 
     `problems` are these one by one, where they were collected.
     """
 
     problems: tuple[Problem, ...] = ()
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class PrototxtError(CaffePortError):
@@ -62,6 +70,10 @@ class PrototxtError(CaffePortError):
 
 class WeightsError(CaffePortError):
     """A weight file that cannot be read, or whose blobs do not fit the net."""
+
+
+class WeightValuesError(WeightsError):
+    """Learned blobs with values that are NaN or infinite."""
 
 
 class GraphError(CaffePortError):
@@ -90,6 +102,10 @@ class ParityError(CaffePortError):
 
 class ImageError(CaffePortError):
     """An image that cannot be decoded."""
+
+
+class LimitError(CaffePortError):
+    """More than one of the limits of `caffe_port.limits` allows, or a limit that is none."""
 
 
 class DataError(CaffePortError):
@@ -126,7 +142,7 @@ class Problem:
         where = f"{self.location}: " if self.location else ""
         layer = f"layer {self.layer!r}: " if self.layer is not None else ""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{where}{layer}{self.message}{hint}"
+        return printable(f"{where}{layer}{self.message}{hint}")
 
 
 @dataclass(slots=True)

@@ -81,12 +81,13 @@ def insert_splits(layers: Sequence[PlacedLayer], problems: Problems) -> list[Pla
     source_of: dict[tuple[int, int], tuple[int, int]] = {}
     uses: dict[tuple[int, int], int] = {}
     loss_weight_of: dict[tuple[int, int], float] = {}
+    last_maker = {top: i for i, layer in enumerate(layers) for top in layer.message.top}
     for i, layer in enumerate(layers):
         message = layer.message
         for j, bottom in enumerate(message.bottom):
             if bottom not in last_top:
                 hint = "tops must be made by an earlier layer of the file"
-                if any(bottom in other.message.top for other in layers[i:]):
+                if last_maker.get(bottom, -1) >= i:
                     hint = "it is made by a later layer; Caffe does not sort layers"
                 problems.add(
                     GraphError, f"unknown bottom {bottom!r}", layer=layer.name, location=layer.location, hint=hint

@@ -17,6 +17,8 @@ from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.layers.python import allowing_python_layers
 from caffe_port.net import Net, Source
 from caffe_port.proto import dialects, hdf5, text, upgrade, wire
+from caffe_port.proto.blobs import BlobData
+from caffe_port.weight_values import check_weight_values
 from caffe_port.weights import StoredLayer, adopt, assign, assign_inline, stored_layers
 
 __all__ = ["load", "with_weight_file"]
@@ -34,6 +36,7 @@ def load(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     allow_missing_weights: bool = False,
     refuse_unused_weights: bool = False,
+    allow_non_finite: bool = False,
     allow_unknown: bool = False,
     allow_python_layers: bool = False,
     dialect: str | None = None,
@@ -48,6 +51,7 @@ def load(
     - `allow_missing_weights`: layers the files have nothing for keep no values, instead of an error; `Net.filled` gives
       them those of their fillers.
     - `refuse_unused_weights`: weights that no layer takes are an error. Caffe passes over them; the net's notes say so.
+    - `allow_non_finite`: weights that are NaN or infinite become notes of the net, instead of an error.
     - `allow_unknown`: a layer that nobody here understands (a type or a field of a fork) does not stop the net from
       being loaded. Shapes behind it are unknown, and all but looking at the net raises what is wrong with it
       (`Net.require_known`).
@@ -115,25 +119,37 @@ def load(
         net = assign_inline(net, inline, file=definition.name)
     for position, name in enumerate(files):
         path = Path(name)
-        net = with_weight_file(
+        net = _with_weight_file(
             net,
             path,
             allow_missing=allow_missing_weights or position + 1 < len(files),
             refuse_unused=refuse_unused_weights and path != definition,
         )
-    return net
+    return check_weight_values(net, allow_non_finite=allow_non_finite)
 
 
-def with_weight_file(net: Net, path: PathLike, *, allow_missing: bool = False, refuse_unused: bool = False) -> Net:
+def with_weight_file(
+    net: Net,
+    path: PathLike,
+    *,
+    allow_missing: bool = False,
+    refuse_unused: bool = False,
+    allow_non_finite: bool = False,
+) -> Net:
     """`net` with the learned blobs of one more weight file, which it names among its sources.
 
     - `path`: a .caffemodel or a .caffemodel.h5, told apart by content.
     - `allow_missing`: layers the file has nothing for keep what they have.
     - `refuse_unused`: weights that no layer takes are an error instead of a note.
+    - `allow_non_finite`: weights that are NaN or infinite are notes instead of an error.
 
     Raises: WeightsError for all that does not fit; MissingDependency for HDF5 without h5py.
     """
-    path = Path(path)
+    renewed = _with_weight_file(net, Path(path), allow_missing=allow_missing, refuse_unused=refuse_unused)
+    return check_weight_values(renewed, allow_non_finite=allow_non_finite, since=net)
+
+
+def _with_weight_file(net: Net, path: Path, *, allow_missing: bool, refuse_unused: bool) -> Net:
     saved, stored = _stored(path)
     net = assign(
         adopt(net, stored),
@@ -185,12 +201,12 @@ def _merged(state: NetState, written: Any) -> NetState:
     return NetState(state.phase, state.level or written.level, (*written.stage, *state.stages))
 
 
-def _blob_data(blob: Any) -> wire.BlobData:
+def _blob_data(blob: Any) -> BlobData:
     legacy = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
     shape = (blob.num, blob.channels, blob.height, blob.width) if legacy else tuple(blob.shape.dim)
     data = np.array(blob.double_data or blob.data, dtype=np.float64 if blob.double_data else np.float32)
     data.flags.writeable = False
-    return wire.BlobData(shape=shape, legacy=legacy, data=data, diff=None)
+    return BlobData(shape=shape, legacy=legacy, data=data, diff=None)
 
 
 def _batch_statistics_notes(net: Net) -> tuple[Problem, ...]:

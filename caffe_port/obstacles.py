@@ -17,6 +17,7 @@ from caffe_port.errors import (
     UnsupportedLayer,
     UnsupportedParameter,
     WeightsError,
+    WeightValuesError,
 )
 from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.net import Net
@@ -28,6 +29,7 @@ __all__ = ["Obstacle", "obstacles"]
 _KINDS: dict[type[CaffePortError], str] = {
     UnsupportedLayer: "missing layer",
     UnsupportedParameter: "ignored parameter",
+    WeightValuesError: "weight values",
     WeightsError: "weights",
     ShapeError: "shape",
     GraphError: "net",

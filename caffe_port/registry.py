@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from caffe_port.errors import PluginError, Problems, UnsupportedLayer
+from caffe_port.shapes import format_shape
 
 if TYPE_CHECKING:
     from caffe_port.layers.base import LayerDef
@@ -262,9 +263,21 @@ def reason_inexpressible(backend: str, type_name: str) -> str | None:
 
 
 def require_expressible(backend: str, layers: Iterable[Layer]) -> None:
-    """Raises UnsupportedLayer naming every layer that `backend` cannot express, and why."""
+    """Raises UnsupportedLayer naming every layer that `backend` cannot express, and why.
+
+    Of blobs without values they compute only those whose batch, axis 0, is 0.
+    """
     problems = Problems()
     for layer in layers:
+        empty = next((top for top in layer.tops if 0 in top.shape[1:]), None)
+        if empty is not None and not layer.automatic:
+            problems.add(
+                UnsupportedLayer,
+                f"{empty.name!r} is {format_shape(empty.shape)}: {_TITLES[backend]} knows no blobs without values but "
+                "those of an empty batch",
+                layer=layer.name,
+                location=layer.location,
+            )
         if not is_expressible(backend, type(layer.definition)):
             reason = reason_inexpressible(backend, layer.type) or "no emitter for it yet"
             problems.add(

@@ -37,7 +37,8 @@ def check_inputs(net: Net, inputs: Mapping[str, npt.ArrayLike], dtype: npt.DType
             given = np.asarray(inputs[name])
             if given.dtype.kind not in _NUMBERS:
                 raise ShapeError(f"input {name!r} is no array of real numbers but of {given.dtype}")
-            arrays[name] = given.astype(real, copy=False)
+            with np.errstate(over="ignore", under="ignore"):
+                arrays[name] = given.astype(real, copy=False)
         except (TypeError, ValueError) as error:
             raise ShapeError(f"input {name!r} is no array of numbers: {error}") from None
     return arrays
@@ -137,13 +138,28 @@ def run_layer(
     try:
         expected = shapes_of_tops(layer, [bottom.shape for bottom in bottoms])
         context = RunContext(phase=layer.phase, dtype=dtype, rng=rng, in_place=layer.is_in_place, top_shapes=expected)
-        tops = layer.definition.forward(context, bottoms, weights)
+        if _computes_nothing(layer, expected):
+            tops = [np.empty(shape, dtype) for shape in expected]
+        else:
+            # As Caffe does: what overflows is infinite, what has no value is NaN, and nobody is told.
+            with np.errstate(all="ignore"):
+                tops = layer.definition.forward(context, bottoms, weights)
     except CaffePortError as error:
         raise type(error)(f"layer {layer.name!r}: {error}") from error
     except MemoryError:
         raise CaffePortError(f"layer {layer.name!r}: not enough memory for this batch") from None
+    except ValueError as error:
+        if all(bottom.size for bottom in bottoms):
+            raise
+        raise ShapeError(f"layer {layer.name!r}: {layer.type} needs values, and a bottom has none: {error}") from None
     _check_values(layer, tops, expected)
     return tops, context.new_weights
+
+
+def _computes_nothing(layer: Layer, tops: Sequence[Shape]) -> bool:
+    """Whether all tops are known to be empty; what a Python layer does beside its tops is not."""
+    own = layer.definition.data_dependent or layer.type == "Python"
+    return bool(tops) and not own and not any(map(count, tops))
 
 
 def _check_values(layer: Layer, tops: Sequence[Array], expected: Sequence[Shape]) -> None:
@@ -171,7 +187,8 @@ def shapes_of_tops(layer: Layer, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
 def _weight(weight: Weight, dtype: np.dtype[Any]) -> Array:
     assert weight.data is not None
     # Values viewed in a mapped file may lie unaligned; BLAS would copy them for each call.
-    return np.require(weight.data, dtype=dtype, requirements=["A"])
+    with np.errstate(over="ignore", under="ignore"):
+        return np.require(weight.data, dtype=dtype, requirements=["A"])
 
 
 def value_of(blob: Blob, values: Mapping[int, Array]) -> Array:

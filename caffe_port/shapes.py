@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from caffe_port.errors import ShapeError
+from caffe_port.limits import MAX_AXES, MAX_ELEMENTS
 
 __all__ = [
     "UNKNOWN",
@@ -28,10 +29,6 @@ class _Unknown(tuple[int, ...]):
 
 UNKNOWN: Shape = _Unknown()
 """The shape of a blob behind a layer that nobody understands (see `layers.unknown`). To be told by `is`."""
-
-# Caffe refuses a blob of more axes (kMaxBlobAxes) or more elements (INT_MAX).
-MAX_AXES = 32
-MAX_ELEMENTS = 2**31 - 1
 
 
 def count(shape: Sequence[int], start: int = 0, stop: int | None = None) -> int:

@@ -11,7 +11,8 @@ from caffe_port import recording
 from caffe_port.errors import FetchError
 from caffe_port.loading import load
 from caffe_port.models import RELEASED, ReleasedModel
-from caffe_port.models.fetch import Progress, fetch
+from caffe_port.models.fetch import fetch
+from caffe_port.models.progress import Progress
 from caffe_port.net import Net
 
 __all__ = ["ModelFiles", "locate"]
@@ -35,6 +36,7 @@ class ModelFiles:
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         allow_missing_weights: bool = False,
         refuse_unused_weights: bool = False,
+        allow_non_finite: bool = False,
         allow_unknown: bool = False,
         allow_python_layers: bool = False,
         dialect: str | None = None,
@@ -49,6 +51,7 @@ class ModelFiles:
             input_shapes=input_shapes,
             allow_missing_weights=allow_missing_weights,
             refuse_unused_weights=refuse_unused_weights,
+            allow_non_finite=allow_non_finite,
             allow_unknown=allow_unknown,
             dialect=dialect,
             allow_python_layers=allow_python_layers,
@@ -75,14 +78,20 @@ def locate(
         files = tuple(Path(name) for name in weights)
         for file in (path, *files):
             if not file.is_file():
-                what = "a folder" if file.is_dir() else "no such file"
-                raise FetchError(f"{file}: {what}; give a prototxt, then its weights")
+                raise FetchError(f"{file}: {_what_else(file)}; give a prototxt, then its weights")
         return ModelFiles(path.stem, path, files, _recognized(files or (path,)))
     if not path.is_dir() and model not in RELEASED and (path.suffix or os.sep in model):
-        raise FetchError(f"{model}: no such file")
+        raise FetchError(f"{model}: {_what_else(path)}")
     found = fetch(path if path.is_dir() and model not in RELEASED else model, offline=offline, progress=progress)
     name = found.released.name if found.released is not None else found.prototxt.stem
     return ModelFiles(name, found.prototxt, (found.caffemodel,), found.released)
+
+
+def _what_else(path: Path) -> str:
+    """What is under a name, where it is no file."""
+    if path.is_dir():
+        return "a folder"
+    return "a pipe or a device, not a file: save what it gives to a file" if path.exists() else "no such file"
 
 
 def _recognized(files: Sequence[Path]) -> ReleasedModel | None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from caffe_port.net import Blob, Layer, Net
+from caffe_port.printing import printable
 from caffe_port.shapes import UNKNOWN, Shape, count, format_shape
 
-__all__ = ["LayerSummary", "NetSummary", "peak_activation_bytes", "summarize", "to_dot"]
+__all__ = ["LayerSummary", "NetSummary", "peak_activation_bytes", "summarize"]
 
 BYTES = 4
 """Of a float32."""
+
+WIDEST = 80
+"""Characters that a column of the table gets at most; what is longer moves the rest of its line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,11 @@ class NetSummary:
             if layer.type == "Split" and not splits:
                 continue
             shapes = ", ".join(map(format_shape, layer.shapes))
-            rows.append((layer.name, layer.type, shapes, _grouped(layer.parameters), _grouped(layer.macs)))
+            rows.append(
+                (printable(layer.name), printable(layer.type), shapes, _grouped(layer.parameters), _grouped(layer.macs))
+            )
         rows.append(("total", f"{len(rows) - 1} layers", "", f"{self.parameters:,}", f"{self.macs:,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        widths = [min(max(len(row[column]) for row in rows), WIDEST) for column in range(5)]
         for i, row in enumerate(rows):
             left = "  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True))
             right = "  ".join(cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True))
@@ -170,41 +176,3 @@ def _summary(layer: Layer) -> LayerSummary:
         macs=layer.macs,
         location=str(layer.location or ""),
     )
-
-
-def to_dot(net: Net, *, rankdir: str = "TB", label_edges: bool = True) -> str:
-    """The net as a Graphviz graph: a box a layer, an edge a blob; layers in place stand in the box of their blob.
-
-    `rankdir`: where it grows to, TB, BT, LR or RL. `label_edges`: whether edges say their blobs' shapes.
-    """
-    lines = [
-        "digraph net {",
-        f"  rankdir={rankdir};",
-        '  node [shape=box, style="rounded,filled", fillcolor="#f4f6fa", fontname="Helvetica", fontsize=10];',
-        '  edge [fontname="Helvetica", fontsize=8, color="#667788"];',
-    ]
-    box_of: dict[int, str] = {}
-    rows: dict[str, list[str]] = {}
-    edges: list[str] = []
-    for layer in net.layers:
-        if layer.type == "Split":
-            box_of.update({id(top): box_of[id(layer.bottoms[0].origin)] for top in layer.tops})
-            continue
-        if layer.is_in_place and len(layer.bottoms) == 1:
-            box = box_of[id(layer.bottoms[0].origin)]
-        else:
-            box = f"l{layer.index}"
-            rows[box] = []
-            for blob in layer.bottoms:
-                source = box_of[id(blob.origin)]
-                label = f" [label={_quoted(format_shape(blob.shape))}]" if label_edges else ""
-                edges.append(f"  {source} -> {box}{label};")
-        rows[box].append(f"{layer.name}  ({layer.type})")
-        box_of.update({id(top): box for top in layer.tops})
-    lines += [f"  {box} [label={_quoted(chr(10).join(text))}];" for box, text in rows.items()]
-    return "\n".join([*lines, *edges, "}", ""])
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'

@@ -16,8 +16,9 @@ from caffe_port.shapes import Shape, count, format_shape
 
 if TYPE_CHECKING:
     from caffe_port.layers.base import Array
+    from caffe_port.proto.blobs import BlobData
     from caffe_port.proto.hdf5 import HDF5Blob
-    from caffe_port.proto.wire import BlobData, WeightFile
+from caffe_port.proto.wire import WeightFile
 
 __all__ = ["StoredLayer", "adopt", "assign", "assign_inline", "same_bits", "stored_layers", "targets_of", "write_hdf5"]
 

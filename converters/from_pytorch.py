@@ -6,17 +6,18 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from caffe_port.converters.to_pytorch.names import child_names, learned_names
-from caffe_port.errors import MissingDependency, Problem, Problems, WeightsError
+from caffe_port.errors import MissingDependency, Problems, WeightsError
 from caffe_port.layers.base import Array
 from caffe_port.layers.normalization import BatchNorm
 from caffe_port.net import Layer, Net, Weight
+from caffe_port.reading import open_regular, parse_json
 from caffe_port.shapes import format_shape
+from caffe_port.weight_values import check_weight_values
 from caffe_port.weights import same_bits, targets_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class _Entry:
         return self.weight and (self.weight.owner or self.weight)
 
 
-def with_state_dict(net: Net, state: Mapping[str, Tensor | Array], blobs: BlobTable | None = None) -> Net:
+def with_state_dict(
+    net: Net, state: Mapping[str, Tensor | Array], blobs: BlobTable | None = None, *, allow_non_finite: bool = False
+) -> Net:
     """`net` with the weights that a PyTorch module has.
 
     - `state`: the module's state dict, of tensors or arrays of any floating-point type. BatchNorm's counters
@@ -71,9 +74,10 @@ def with_state_dict(net: Net, state: Mapping[str, Tensor | Array], blobs: BlobTa
     Values are kept in the precision that the net's learned blobs have, float32 where there are none. What is the same
     as the net's own stays the net's own, to the last bit, so that a module that was not changed gives the net again;
     nn.BatchNorm's running statistics too, which are Caffe's sums divided by its factor. Changed ones become the
-    statistics themselves with the factor 1. NaN and infinity are taken, and the net's notes say so.
+    statistics themselves with the factor 1. `allow_non_finite`: NaN and infinity are notes of the net, not an error.
     Raises: WeightsError with all that does not fit: keys that are missing or belong to nothing, other shapes, what is
-    no floating-point number or too large for float32, different values for a shared blob; UnsupportedLayer.
+    no floating-point number or too large for float32, different values for a shared blob, NaN or infinite ones;
+    UnsupportedLayer.
     """
     net.require_known()
     problems = Problems()
@@ -102,7 +106,7 @@ def with_state_dict(net: Net, state: Mapping[str, Tensor | Array], blobs: BlobTa
     if problems and extra:
         problems.found[-1] = replace(problems.found[-1], hint=_prefix_hint(expected, state))
     problems.raise_if_any()
-    return replace(net.with_values(reader.values()), notes=(*net.notes, *reader.notes))
+    return check_weight_values(net.with_values(reader.values()), allow_non_finite=allow_non_finite, since=net)
 
 
 def _prefix_hint(expected: set[str], state: Mapping[str, Any]) -> str:
@@ -153,7 +157,6 @@ class _Reader:
 
     def __init__(self, net: Net, statistics: Sequence[Layer], problems: Problems) -> None:
         self.problems = problems
-        self.notes: list[Problem] = []
         self.given: dict[int, tuple[str, Array]] = {}
         self.weights = {id(weight): weight for weight in net.weights()}
         self.statistics = statistics
@@ -168,10 +171,6 @@ class _Reader:
         if fault:
             wrong(fault)
             return
-        if not np.isfinite(array).all():
-            count = int(array.size - np.isfinite(array).sum())
-            text = f"{entry.key!r} has {count} values that are NaN or infinite"
-            self.notes.append(Problem(WeightsError, text, entry.layer.name))
         weight, owner = entry.weight, entry.owner
         if weight is None or owner is None:
             if np.any(array != 0):
@@ -265,7 +264,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Array], di
     except ImportError as error:
         raise MissingDependency(f"safetensors is needed for this: pip install safetensors ({error})") from None
     try:
-        data = Path(path).read_bytes()
+        with open_regular(path) as stream:
+            data = stream.read()
     except OSError as error:
         raise WeightsError(f"{name}: cannot be read: {error.strerror or error}") from None
     if data[8:9] != b"{":
@@ -291,7 +291,11 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Array], di
         else:
             problems.add(WeightsError, f"{name}: {key!r} is {kind}, which NumPy does not have")
             continue
-        tensors[key] = flat.reshape(entry["shape"])
+        try:
+            tensors[key] = flat.reshape(entry["shape"])
+        except (ValueError, OverflowError) as error:
+            # More axes than NumPy has, or a dim of 0 beside one beyond its integers.
+            problems.add(WeightsError, f"{name}: {key!r} has a shape that NumPy does not have: {error}")
     problems.raise_if_any()
     return tensors, _table(name, (header.get("__metadata__") or {}).get(_METADATA))
 
@@ -300,7 +304,7 @@ def _table(name: str, text: str | None) -> dict[str, dict[str, Any]] | None:
     if text is None:
         return None
     try:
-        table = json.loads(text)
+        table = parse_json(text)
     except ValueError as error:
         raise WeightsError(f"{name}: its table of learned blobs cannot be read: {error}") from None
     if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):

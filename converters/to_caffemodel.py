@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from caffe_port.layers.base import Array
 from caffe_port.layers.normalization import BatchNorm
 from caffe_port.net import Layer, Net, Weight
 from caffe_port.proto import dialects, schema, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.shapes import count
 from caffe_port.weights import same_bits, stored_layers, targets_of
 
@@ -45,7 +47,7 @@ def write_caffemodel(net: Net, path: str | os.PathLike[str]) -> None:
 
     Raises: as `to_caffemodel`; ArtifactError where it cannot be written.
     """
-    wire.write_pieces(path, _pieces(net, os.fspath(path)))
+    wire.write_pieces(path, _pieces(net, Path(path).name))
 
 
 def _pieces(net: Net, name: str) -> list[Any]:
@@ -126,6 +128,6 @@ def _saved(layer: Layer) -> Any:
     return message
 
 
-def _blob(weight: Weight) -> wire.BlobData:
+def _blob(weight: Weight) -> BlobData:
     assert weight.data is not None
-    return wire.BlobData(weight.shape, False, weight.data.reshape(-1))
+    return BlobData(weight.shape, False, weight.data.reshape(-1))

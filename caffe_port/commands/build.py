@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caffe_port.commands.common import json_argument, print_json
+from caffe_port.commands.common import json_argument, print_json, tell
 from caffe_port.errors import GraphError
 
 __all__ = ["add_arguments", "run"]
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         width = max(len(one.name) for one in rows)
         for one in rows:
-            print(f"{one.name.ljust(width)}  {one.paper}")
+            tell(f"{one.name.ljust(width)}  {one.paper}")
         return 0
     if args.name is None:
         raise GraphError("say which architecture to build; --list has their names")
@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     for path in built.files:
-        print(path)
-    print(f"{summary.parameters:,} parameters, {summary.macs:,} multiply-accumulates")
+        tell(path)
+    tell(f"{summary.parameters:,} parameters, {summary.macs:,} multiply-accumulates")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffe_port.commands.common import json_argument, offline_argument, print_json, say
+from caffe_port.commands.common import json_argument, offline_argument, print_json, say, tell
 from caffe_port.errors import GraphError
 
 if TYPE_CHECKING:
@@ -117,11 +117,10 @@ def run(args: argparse.Namespace) -> int:
         data = scored.data
         for name, error in scored.failed:
             say(f"caffe-port: {name}: {error}")
-    if args.output:
+    if args.output and scored is not None:
+        # Before anything can be refused: scoring is what takes long.
         args.output.mkdir(parents=True, exist_ok=True)
-        if scored is not None:
-            # Before anything can be refused: scoring is what takes long.
-            scored.write_csv(args.output / "scores.csv")
+        scored.write_csv(args.output / "scores.csv")
     found = calibrate(
         data,
         rule=_rule(args, data.positives / len(data.labels)),
@@ -138,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(found.as_json())
     else:
         for line in found.table():
-            print(line)
+            tell(line)
     for note in found.notes:
         say(f"note: {note}")
     return 0 if found.ok else 1
@@ -167,7 +166,7 @@ def _rule(args: argparse.Namespace, share: float) -> Rule:
 
 def _scored_folders(args: argparse.Namespace) -> Scored:
     from caffe_port.calibration.data import score_images
-    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.models.progress import TerminalProgress
     from caffe_port.scoring.scorer import Scorer
     from caffe_port.scoring.sources import Sources
 
@@ -191,17 +190,20 @@ def _write_calibration(args: argparse.Namespace, found: Calibration) -> None:
 
     from caffe_port.calibration.figures import FORMATS, write_figures
     from caffe_port.pages.calibration import page
-    from caffe_port.proto.files import replacing
+    from caffe_port.proto.files import move_together, replacing, workshop
 
-    paths = found.write_thresholds(args.output)
-    found.write_json(args.output / "calibration.json")
-    with replacing(args.output / "calibration.html") as stream:
-        stream.write(page(found).encode())
     formats = args.figures
     if formats is None:
         formats = FORMATS if find_spec("matplotlib") else []
         if not formats:
             say("note: no figures, as matplotlib is not installed: pip install 'caffe_port[calibration]'")
-    figures = write_figures(found, args.output, formats) if formats else []
-    for path in [*paths, args.output / "calibration.json", args.output / "calibration.html", *figures]:
-        say(f"wrote {path}")
+    reports = ["calibration.json", "calibration.html"]
+    with workshop(args.output) as made:
+        written = [*found.write_thresholds(made), *(write_figures(found, made, formats) if formats else ())]
+        found.write_json(made / reports[0])
+        with replacing(made / reports[1]) as stream:
+            stream.write(page(found).encode())
+        names = [path.name for path in written]
+        move_together(made, args.output, names, reports)
+    for name in [*names, *reports]:
+        say(f"wrote {args.output / name}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_port.errors import GraphError
+from caffe_port.printing import printable, printable_json
 
 if TYPE_CHECKING:
     from caffe_port.net import Net
@@ -27,6 +27,8 @@ __all__ = [
     "print_json",
     "read",
     "say",
+    "say_error",
+    "tell",
 ]
 
 MODEL_HELP = "a released model (open_nsfw), a folder, a prototxt, or a caffemodel alone"
@@ -72,16 +74,31 @@ def model_arguments(command: argparse.ArgumentParser) -> None:
         "--dialect", metavar="REPOSITORY", help="the fork of Caffe it was written for, where the net does not tell"
     )
     command.add_argument("--allow-missing-weights", action="store_true", help="let layers have no weights")
+    command.add_argument(
+        "--allow-non-finite", action="store_true", help="make weights that are NaN or infinite a note, not an error"
+    )
     plugin_argument(command)
     offline_argument(command)
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def tell(line: object = "") -> None:
+    """Prints a line of what was asked for. Whatever is in a name, it stays that line and steers no terminal."""
+    print(printable(line, keep="\t"))
+
+
+def say(line: object) -> None:
+    """Prints a line beside what was asked for (a note, progress, an error) on standard error, as `tell`."""
+    print(printable(line, keep="\t"), file=sys.stderr, flush=True)
+
+
+def say_error(error: object) -> None:
+    """Prints an error on standard error, a line a problem."""
+    for line in f"caffe-port: {error}".split("\n"):
+        say(line)
 
 
 def located(args: argparse.Namespace) -> ModelFiles:
-    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.models.progress import TerminalProgress
     from caffe_port.sources import locate
 
     return locate(args.model, args.weights, offline=args.offline, progress=TerminalProgress())
@@ -96,6 +113,7 @@ def read(args: argparse.Namespace, files: ModelFiles, *, allow_unknown: bool = F
         allow_missing_weights=args.allow_missing_weights,
         allow_python_layers=args.allow_python_layers,
         refuse_unused_weights=args.refuse_unused_weights,
+        allow_non_finite=args.allow_non_finite,
         allow_unknown=allow_unknown,
         dialect=args.dialect,
     )
@@ -124,4 +142,5 @@ def input_shapes(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    """Prints a JSON document."""
+    print(printable_json(value, indent=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from caffe_port.commands.common import json_argument, offline_argument, print_json, say
+from caffe_port.commands.common import json_argument, offline_argument, print_json, say, tell
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,7 +50,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.models.progress import TerminalProgress
     from caffe_port.tradeoff.comparison import ANNOUNCED, compare, parse_accuracy
     from caffe_port.tradeoff.figure import check_format, write_figure
 
@@ -74,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
         print_json(compared.as_json())
     else:
         for line in compared.table():
-            print(line)
+            tell(line)
     return 0

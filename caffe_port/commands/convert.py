@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffe_port.commands.common import json_argument, loaded, located, model_arguments, print_json, read, say
+from caffe_port.commands.common import json_argument, loaded, located, model_arguments, print_json, read, say, tell
 from caffe_port.errors import GraphError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     net = loaded(args, files)
     recordings = args.recording or ([] if args.state else files.recordings())
     if args.state:
-        net = _with_state(net, args.state)
+        net = _with_state(net, args.state, args.allow_non_finite)
     if not recordings and not args.no_verify:
         say("note: there is no recording of Caffe for this model; it is compared with the NumPy float64 run")
     done = convert(
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         print_json({"verdict": done.certificate.verdict, "files": [str(path) for path in done.files]})
     else:
         for path in done.files:
-            print(path)
+            tell(path)
         say(done.certificate.verdict)
     return 0
 
@@ -156,7 +156,7 @@ def _batch(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'symbolic'") from None
 
 
-def _with_state(net: Net, path: Path) -> Net:
+def _with_state(net: Net, path: Path, allow_non_finite: bool) -> Net:
     """The net with the weights of a PyTorch state dict, which its sources then name."""
     from dataclasses import replace
 
@@ -164,20 +164,28 @@ def _with_state(net: Net, path: Path) -> Net:
     from caffe_port.net import Source
 
     state, table = read_safetensors(path)
-    net = with_state_dict(net, state, table)
+    told = len(net.notes)
+    net = with_state_dict(net, state, table, allow_non_finite=allow_non_finite)
+    for note in net.notes[told:]:
+        say(f"note: {note}")
     return replace(net, sources=(*net.sources, Source("state", path)))
 
 
 def _manifest(args: argparse.Namespace, files: ModelFiles) -> Manifest | None:
     """What is known of a model's preprocessing and labels: from the file given, or because it is a released one."""
-    from caffe_port.scoring.classifier import manifest_from, released_manifest
+    from caffe_port.scoring.manifests import manifest_from, released_manifest
 
     if args.manifest is None:
         return None if files.released is None else released_manifest(files.released)
-    manifest, notes = manifest_from(args.manifest, files.load(allow_unknown=True, allow_missing_weights=True))
+    manifest, notes = manifest_from(args.manifest, _of_any_weights(files))
     for note in notes:
         say(f"note: {note}")
     return manifest
+
+
+def _of_any_weights(files: ModelFiles) -> Net:
+    """The net, whatever is wrong with its weights: that is told where it is converted."""
+    return files.load(allow_unknown=True, allow_missing_weights=True, allow_non_finite=True)
 
 
 def _evidence(args: argparse.Namespace, net: Net, recordings: Sequence[Path], manifest: Manifest | None) -> Evidence:
@@ -213,7 +221,7 @@ def _dry_run(args: argparse.Namespace, files: ModelFiles, targets: Sequence[str]
         print_json({"convertible": not stopping, "obstacles": [one.as_json() for one in found]})
     else:
         for one in found:
-            print(f"{'stops' if one.stops else 'note '}  {one.kind}: {one.text}")
+            tell(f"{'stops' if one.stops else 'note '}  {one.kind}: {one.text}")
         say(f"{stopping} stand in the way" if stopping else "nothing stands in the way")
     return 2 if stopping else 0
 
@@ -224,7 +232,7 @@ def _repeating(args: argparse.Namespace) -> str:
     skipped = {"run", "debug", "model", "weights", "output", "json", "offline", "dry_run"}
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    defaults = vars(parser.parse_args([args.model, *args.weights]))
+    defaults = {"limit": [], **vars(parser.parse_args([args.model, *args.weights]))}
     for option, value in sorted(vars(args).items()):
         if option in skipped or value == defaults[option]:
             continue

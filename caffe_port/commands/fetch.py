@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from caffe_port.commands.common import json_argument, offline_argument, print_json
+from caffe_port.commands.common import json_argument, offline_argument, print_json, tell
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,13 +17,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from caffe_port import models
-    from caffe_port.models.fetch import TerminalProgress, fetch
+    from caffe_port.models.fetch import fetch
+    from caffe_port.models.progress import TerminalProgress
 
     models.get(args.model)
     found = fetch(args.model, offline=args.offline, progress=TerminalProgress())
     if args.json:
         print_json({"prototxt": str(found.prototxt), "caffemodel": str(found.caffemodel), "source": found.source})
     else:
-        print(found.prototxt)
-        print(found.caffemodel)
+        tell(found.prototxt)
+        tell(found.caffemodel)
     return 0

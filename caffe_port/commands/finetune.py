@@ -9,8 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffe_port.commands.common import MODEL_HELP, json_argument, offline_argument, plugin_argument, print_json, say
-from caffe_port.errors import GraphError, MissingDependency
+from caffe_port.commands.common import (
+    MODEL_HELP,
+    json_argument,
+    offline_argument,
+    plugin_argument,
+    print_json,
+    say,
+    tell,
+)
+from caffe_port.errors import GraphError
 
 if TYPE_CHECKING:
     from caffe_port.finetuning.recipe import Recipe
@@ -111,10 +119,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     targets = _targets(args)
     from caffe_port.commands.train import chosen_device, outputs, signals
+    from caffe_port.finetuning.finishing import finish
     from caffe_port.finetuning.report import summary
     from caffe_port.finetuning.run import Finetuning
-    from caffe_port.models.fetch import TerminalProgress
-    from caffe_port.scoring.classifier import manifest_from
+    from caffe_port.models.progress import TerminalProgress
+    from caffe_port.scoring.manifests import manifest_from
     from caffe_port.sources import locate
     from caffe_port.training.log import Log, ProgressLine
 
@@ -160,18 +169,18 @@ def run(args: argparse.Namespace) -> int:
             "--resume goes on"
         )
         return 130
-    result = work.finish(
-        targets, before=before, trained=trained, verify=not args.no_verify, command=_repeating(args), say=say
+    result = finish(
+        work, targets, before=before, trained=trained, verify=not args.no_verify, command=_repeating(args), say=say
     )
     if args.json:
         import json
 
         print_json(json.loads((args.output / "report.json").read_text(encoding="utf-8")))
         return 0
-    for line in summary(work, result):
-        print(line)
+    for line in summary(result):
+        tell(line)
     for path in result.files:
-        print(path)
+        tell(path)
     if result.conversion is not None:
         say(result.conversion.certificate.verdict)
     return 0
@@ -182,21 +191,15 @@ def _targets(args: argparse.Namespace) -> tuple[str, ...]:
     MissingDependency."""
     from caffe_port.artifacts.form import ONNX_TARGETS, Form
     from caffe_port.calibration import libraries  # noqa: F401
-    from caffe_port.converters.to_pytorch.export import require_torch
+    from caffe_port.optional import require_onnxruntime, require_torch
 
     require_torch()
-    from caffe_port.finetuning.run import TARGETS
+    from caffe_port.finetuning.finishing import TARGETS
 
     targets = TARGETS if args.to is None else tuple(name for name in args.to.split(",") if name)
     Form().check(targets)
     if any(target in ONNX_TARGETS for target in targets) and not args.no_verify:
-        try:
-            import onnxruntime  # noqa: F401
-        except ImportError as error:
-            raise MissingDependency(
-                "onnxruntime is needed to verify the files: pip install 'caffe_port[runtime]', or --no-verify "
-                f"({error})"
-            ) from None
+        require_onnxruntime("leave verification out with --no-verify")
     return targets
 
 

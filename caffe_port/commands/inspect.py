@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffe_port.commands.common import json_argument, loaded, located, model_arguments, print_json, say
+from caffe_port.commands.common import json_argument, loaded, located, model_arguments, print_json, say, tell
 
 if TYPE_CHECKING:
     from caffe_port.proto.solverstate import SolverState
@@ -24,16 +24,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from caffe_port.drawing import draw_svg
+    from caffe_port.drawing import draw_svg, to_dot
     from caffe_port.shapes import format_shape
-    from caffe_port.summary import summarize, to_dot
+    from caffe_port.summary import summarize
 
     if not args.weights and (told := _inspected_file(args.model)) is not None:
         if args.json:
             print_json(told.as_json())
         else:
             for line in told.table():
-                print(line)
+                tell(line)
         return 0
     net = loaded(args, located(args), allow_unknown=True)
     for problem in net.unknown_problems():
@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(summary.as_json())
     elif args.dot:
-        print(to_dot(net), end="")
+        for line in to_dot(net).splitlines():
+            tell(line)
     elif not args.svg:
         for line in summary.table(splits=args.splits):
-            print(line)
+            tell(line)
         for what, blobs in (("inputs", summary.inputs), ("outputs", summary.outputs)):
-            print(f"{what}: " + ", ".join(f"{name} {format_shape(shape)}" for name, shape in blobs.items()))
+            tell(f"{what}: " + ", ".join(f"{name} {format_shape(shape)}" for name, shape in blobs.items()))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from caffe_port.commands.common import json_argument, plugin_argument, print_json
+from caffe_port.commands.common import json_argument, plugin_argument, print_json, tell
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,5 +21,5 @@ def run(args: argparse.Namespace) -> int:
         print_json([row.as_json() for row in layer_table.layer_rows()])
         return 0
     for line in layer_table.as_text():
-        print(line)
+        tell(line)
     return 0

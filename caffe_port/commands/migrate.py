@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caffe_port.commands.common import json_argument, print_json, say
+from caffe_port.commands.common import json_argument, print_json, say, tell
 
 if TYPE_CHECKING:
-    from caffe_port.migration.plan import Conversion, Migration
+    from caffe_port.migration.conversion import Conversion
+    from caffe_port.migration.plan import Migration
 
 __all__ = ["add_arguments", "run"]
 
@@ -66,20 +67,23 @@ def run(args: argparse.Namespace) -> int:
 def _print(migration: Migration, folder: str | None) -> None:
     script = migration.script.path
     for one in migration.conversions:
-        print(f"{script}:{one.line}: {one.definition} + {one.weights} -> {one.onnx}")
+        tell(f"{script}:{one.line}: {one.definition} + {one.weights} -> {one.onnx}")
         if one.extra_outputs:
-            print(f"  convert   import caffe_port as cp, onnx; {one.code()}")
+            tell(f"  convert   import caffe_port as cp, onnx; {one.code()}")
         else:
-            print(f"  convert   {one.command(folder)}")
+            tell(f"  convert   {one.command(folder)}")
         for line, text in _preprocessing(one):
-            print(f"  line {line:<4} {text}")
+            tell(f"  line {line:<4} {text}")
         if one.outputs:
-            print(f"  outputs   {', '.join(one.outputs)}")
+            tell(f"  outputs   {', '.join(one.outputs)}")
     if migration.notes:
-        print("\nto know and to settle:")
+        tell()
+        tell("to know and to settle:")
     for note in migration.notes:
-        print(f"  {script}:{note.line}: {note.text}")
-    print(f"\n{migration.diff}", end="")
+        tell(f"  {script}:{note.line}: {note.text}")
+    tell()
+    for line in migration.diff.removesuffix("\n").split("\n"):
+        tell(line.removesuffix("\r"))
 
 
 def _preprocessing(one: Conversion) -> list[tuple[int, str]]:

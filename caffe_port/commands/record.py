@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from caffe_port.commands.common import json_argument, print_json
+from caffe_port.commands.common import json_argument, print_json, tell
 from caffe_port.errors import GraphError
 
 __all__ = ["add_arguments", "run"]
@@ -25,12 +25,13 @@ def run(args: argparse.Namespace) -> int:
     if args.script:
         if args.net or args.json:
             raise GraphError("--net and --json go with --check")
-        print(recorder.script(), end="")
+        for line in recorder.script().splitlines():
+            tell(line)
         return 0
     checked = recorder.check(args.check, args.net)
     if args.json:
         print_json(checked.as_json())
     else:
         for line in checked.lines():
-            print(line)
+            tell(line)
     return 0 if checked.ok else 1

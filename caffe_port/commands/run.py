@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from caffe_port.commands.common import loaded, located, model_arguments
+from caffe_port.commands.common import loaded, located, model_arguments, tell
 from caffe_port.errors import GraphError
 
 __all__ = ["add_arguments", "run"]
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
     blobs = runtime.run(net, inputs, dtype=args.dtype, outputs=None if wanted == ["all"] else wanted)
     write_npz(args.output, blobs)
     for name, value in blobs.items():
-        print(f"{name} {'x'.join(map(str, value.shape)) or '()'} {value.dtype}")
+        tell(f"{name} {'x'.join(map(str, value.shape)) or '()'} {value.dtype}")
     return 0

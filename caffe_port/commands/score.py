@@ -109,11 +109,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.models.progress import TerminalProgress
     from caffe_port.scoring.classifier import open_classifier
+    from caffe_port.scoring.columns import Columns
+    from caffe_port.scoring.formats import format_of
     from caffe_port.scoring.run import Progress, score_all, verdict
     from caffe_port.scoring.scorer import Scorer
-    from caffe_port.scoring.sinks import Columns, FileSink, RankedSink, StreamSink, format_of
+    from caffe_port.scoring.sinks import FileSink, RankedSink, StreamSink
     from caffe_port.scoring.sources import Sources
 
     if args.engine == "spark":
@@ -197,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_spark(args: argparse.Namespace) -> int:
-    from caffe_port.models.fetch import TerminalProgress
+    from caffe_port.models.progress import TerminalProgress
     from caffe_port.scoring.classifier import open_classifier
     from caffe_port.scoring.run import verdict
     from caffe_port.scoring.spark import score_paths, session

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_port.commands.common import plugin_argument, say
+from caffe_port.commands.common import plugin_argument, say, say_error, tell
 from caffe_port.errors import ArtifactError, CaffePortError, GraphError
+from caffe_port.proto.files import lock_for_run
 
 if TYPE_CHECKING:
     from caffe_port.training.distributed import Group
@@ -78,7 +79,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from caffe_port.converters.to_pytorch.export import require_torch
+    from caffe_port.optional import require_torch
 
     require_torch()
     for name, least in (("threads", 1), ("workers", 0), ("processes", 1), ("timeout", 1)):
@@ -139,7 +140,7 @@ def spark_worker(arguments: list[str]) -> tuple[int, str]:
             return found
     except WorkerLost as error:
         # Spark ends the others with it. An exception would be a traceback to read.
-        say(f"caffe-port: {error}")
+        say_error(error)
         raise SystemExit(2) from None
 
 
@@ -183,9 +184,10 @@ def _ended(outcome: Outcome) -> tuple[int, str]:
 
 def _tell(code: int, text: str) -> int:
     if code:
-        say(f"caffe-port: {text}")
+        say_error(text)
     else:
-        print(text, flush=True)
+        tell(text)
+        sys.stdout.flush()
     return code
 
 
@@ -240,9 +242,11 @@ def outputs(args: argparse.Namespace) -> Iterator[list[Any]]:
             try:
                 args.output.mkdir(parents=True, exist_ok=True)
                 # A log grows while it is read, and a resumed run goes on in it.
-                streams.append(stack.enter_context(path.open("a", encoding="utf-8")))
+                stream = stack.enter_context(path.open("a", encoding="utf-8"))
             except OSError as error:
                 raise ArtifactError(f"{path}: cannot be written: {error.strerror or error}") from None
+            lock_for_run(stream.fileno(), path)
+            streams.append(stream)
             stack.callback(_draw, path)
         yield streams
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from caffe_port.commands.common import json_argument, print_json, say
+from caffe_port.commands.common import json_argument, print_json, say, tell
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"kind": done.kind, "steps": list(done.steps), "warnings": [str(w) for w in done.warnings]})
     else:
-        print(f"{args.target}: {'; '.join(done.steps) or 'a file of today, nothing to upgrade'}")
+        tell(f"{args.target}: {'; '.join(done.steps) or 'a file of today, nothing to upgrade'}")
     return 0

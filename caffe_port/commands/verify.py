@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caffe_port.commands.common import json_argument, loaded, located, model_arguments, print_json, say
+from caffe_port.commands.common import json_argument, loaded, located, model_arguments, print_json, say, tell
 from caffe_port.errors import GraphError
 
 if TYPE_CHECKING:
@@ -44,15 +45,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from caffe_port import recording
     from caffe_port.arrays import read_npz
-    from caffe_port.backends import make_backend
+    from caffe_port.backends import installed_backends, make_backend
     from caffe_port.certificate import Certificate
-    from caffe_port.conversion import verification_backends
     from caffe_port.verification import Reference, verify_isolated
 
     files = located(args)
     net = loaded(args, files)
     paths = args.recording or files.recordings()
-    backends = [make_backend(name) for name in args.backend] if args.backend else verification_backends(net)
+    backends = [make_backend(name) for name in args.backend] if args.backend else installed_backends()
     inputs = read_npz(args.input) if args.input else None
     if args.among_themselves:
         return _among_themselves(args, net, inputs)
@@ -74,19 +74,19 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 if args.verbose:
                     for line in report.table():
-                        print(line)
-                print(report.explanation())
+                        tell(line)
+                tell(report.explanation())
     certificate = Certificate(net, (), tuple(paths), tuple(reports))
     if args.certificate:
         certificate.write(args.certificate)
     if args.json:
-        print(certificate.dumps(), end="")
+        print_json(json.loads(certificate.dumps()))
     return 0 if certificate.ok else 1
 
 
 def _among_themselves(args: argparse.Namespace, net: Net, inputs: dict[str, Any] | None) -> int:
     from caffe_port.backends import make_backend
-    from caffe_port.verification import verify_self
+    from caffe_port.self_comparison import verify_self
 
     if args.recording or args.isolated or args.certificate:
         raise GraphError("--self uses no recording and makes no certificate")
@@ -96,5 +96,5 @@ def _among_themselves(args: argparse.Namespace, net: Net, inputs: dict[str, Any]
         print_json(compared.as_json())
     else:
         for line in compared.lines():
-            print(line)
+            tell(line)
     return 0 if compared.ok else 1

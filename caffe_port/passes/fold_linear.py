@@ -55,6 +55,7 @@ def fold_linear(net: Net) -> FoldResult:
     return _fold(net, np.float32)
 
 
+@np.errstate(all="ignore")
 def _fold(net: Net, dtype: npt.DTypeLike) -> FoldResult:
     """`fold_linear`, the new weights rounded to `dtype`."""
     net.require_weights()

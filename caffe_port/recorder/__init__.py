@@ -19,10 +19,10 @@ import numpy as np
 from caffe_port import recording
 from caffe_port.errors import CaffePortError, GraphError, RecordingError, ShapeError
 from caffe_port.loading import load
+from caffe_port.matching import match_recorded
 from caffe_port.net import Layer, Net
 from caffe_port.recording import Recording
 from caffe_port.shapes import format_shape
-from caffe_port.verification import match_recorded
 
 __all__ = ["RecordingCheck", "check", "script"]
 

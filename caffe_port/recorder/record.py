@@ -24,7 +24,7 @@ Caffe ends the process itself, with a line that starts with F, where it refuses 
 # It has to stay Python 2.7: no annotations, f-strings, pathlib.
 # mypy: ignore-errors
 # ruff: noqa: B904, B905, BLE001, C401, C402, PTH100, PTH101, PTH107, PTH112, PTH113, PTH119, PTH120, PTH123, RUF005
-# ruff: noqa: SIM117, UP010, UP024, UP031
+# ruff: noqa: SIM117, UP010, UP024, UP025, UP031
 
 from __future__ import absolute_import, division, print_function
 
@@ -34,6 +34,7 @@ import io
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import zipfile
@@ -50,6 +51,8 @@ UNFED_TYPES = ("MemoryData",)
 
 # caffe-port does not unpack more than this.
 MAX_BYTES = 1 << 31
+# Of a key, in bytes, so that the .npy behind it fits, too.
+MAX_NAME = 65000
 
 
 class RecorderError(Exception):
@@ -60,7 +63,7 @@ def main(argv=None):
     """Runs the command line and returns the exit code: 0 well, 2 bad input, 70 unexpected, 130 interrupted."""
     options = parser().parse_args(argv)
     try:
-        print(record(options))
+        print(printable(record(options)))
         return 0
     except RecorderError as error:
         message, code = str(error), 2
@@ -474,6 +477,9 @@ def put(arrays, key, value):
     key = text(key)
     if key in arrays:
         raise RecorderError("two blobs of the net are both %s: name their tops" % key.partition(":")[2])
+    # What a zip file cannot hold, and what would lead out of the folder where somebody unpacks it.
+    if u"\0" in key or ".." in key.replace("\\", "/").split("/") or len(key.encode("utf-8")) > MAX_NAME:
+        raise RecorderError("the name %s... cannot be that of an array: change it in the prototxt" % repr(key)[:80])
     arrays[key] = value
 
 
@@ -533,8 +539,16 @@ def text(value):
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
+def printable(line):
+    """The text with control characters, and marks that turn the direction of writing, written as their codes."""
+    if isinstance(line, bytes):  # text of Python 2
+        return re.sub(b"[\x00-\x08\x0b-\x1f\x7f]", b"?", line)
+    codes = re.compile(u"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+    return codes.sub(lambda match: "\\u%04x" % ord(match.group()), line)
+
+
 def say(line):
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(printable(line) + "\n")
     sys.stderr.flush()
 
 

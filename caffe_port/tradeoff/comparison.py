@@ -20,7 +20,7 @@ from caffe_port.tradeoff.published import Accuracy, published
 from caffe_port.tradeoff.timing import RUNS, WARM_UP, Timing, time_forward
 
 if TYPE_CHECKING:
-    from caffe_port.models.fetch import Progress
+    from caffe_port.models.progress import Progress
 
 __all__ = ["ANNOUNCED", "Comparison", "Row", "compare", "parse_accuracy"]
 

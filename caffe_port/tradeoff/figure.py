@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caffe_port.errors import GraphError, MissingDependency
-from caffe_port.pages.document import plain
+from caffe_port.printing import printable
 from caffe_port.proto.files import replacing
 from caffe_port.tradeoff.comparison import Comparison, Row
 from caffe_port.tradeoff.labels import Disc, place_labels
@@ -231,5 +231,5 @@ def _name(scene: Scene, axes: Axes) -> None:
 
 def _label(title: str) -> str:
     """A name without what matplotlib takes for a formula; a long one is cut."""
-    shown = plain(title).replace("$", r"\$")
+    shown = printable(title).replace("$", r"\$")
     return shown if len(shown) <= 40 else f"{shown[:39]}…"

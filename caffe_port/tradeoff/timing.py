@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from caffe_port.backends import make_backend
-from caffe_port.errors import ArtifactError, GraphError, MissingDependency
+from caffe_port.errors import ArtifactError, GraphError
 from caffe_port.net import Net
+from caffe_port.sessions import make_session
 from caffe_port.shapes import count
 
 __all__ = ["BACKENDS", "RUNS", "WARM_UP", "Timing", "default_backend", "time_forward", "with_any_weights"]
@@ -109,17 +110,8 @@ def _pass_of(net: Net, backend: str, threads: int) -> Callable[[], object]:
     from caffe_port.converters.to_onnx import to_onnx
 
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"onnxruntime is needed: pip install 'caffe_port[runtime]' ({error})") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(
-            to_onnx(net).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except (RuntimeError, ValueError) as error:
+        session = make_session(to_onnx(net).SerializeToString(), threads)
+    except (ArtifactError, ValueError) as error:  # ValueError: protobuf writes no more than 2 GB
         raise ArtifactError(f"net {net.name!r} cannot be timed with onnxruntime: {error}") from error
     given = {value.name: inputs[value.name] for value in session.get_inputs()}
     return lambda: session.run(None, given)

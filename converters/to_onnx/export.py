@@ -134,6 +134,7 @@ def value_names(net: Net) -> dict[Blob, str]:
     given = {id(blob) for blob in net.input_blobs}
     reserved = set(net.inputs) | set(net.outputs)
     taken = set(reserved)
+    repeats: dict[str, int] = {}
     own: dict[Blob, str] = {}
     names: dict[Blob, str] = {}
     for blob, value in value_of.items():
@@ -141,8 +142,11 @@ def value_names(net: Net) -> dict[Blob, str]:
             name = value.name
             if id(value) not in given and (id(value) not in last or name in net.inputs):
                 name = f"{name}@{makers[value].name}"
+            wanted = name
             while name in taken and not (name in reserved and (id(value) in outputs or id(value) in given)):
-                name += "'"
+                # Counted, since a net may have thousands of layers of one name.
+                repeats[wanted] = number = repeats.get(wanted, 0) + 1
+                name = f"{wanted}'{number if number > 1 else ''}"
             taken.add(name)
             own[value] = name
         # An output that is another blob's value gets its own name, and an Identity that gives it.

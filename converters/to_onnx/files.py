@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from caffe_port.backends import make_session
 from caffe_port.errors import ArtifactError, MissingDependency
 from caffe_port.layers.base import Array
+from caffe_port.optional import require_onnxruntime
 from caffe_port.proto import wire
 from caffe_port.proto.files import hidden_folder, replacing
 from caffe_port.proto.wire_format import tagged
+from caffe_port.sessions import make_session
 
 if TYPE_CHECKING:
     import onnx
@@ -143,7 +144,7 @@ def write_ort(onnx_path: Path, path: Path) -> list[Path]:
     from time to time.
     Raises: MissingDependency; ArtifactError if onnxruntime does not take the model, or the file cannot be written.
     """
-    make = _onnxruntime()
+    make = require_onnxruntime()
     options = make.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = make.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -208,14 +209,6 @@ def run_openvino(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def _named(port: Any, inputs: Mapping[str, Array]) -> str:
     names: list[str] = sorted(port.get_names())
     return next(name for name in names if name in inputs)
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"onnxruntime is needed: pip install 'caffe_port[runtime]' ({error})") from None
-    return onnxruntime
 
 
 def _openvino() -> Any:

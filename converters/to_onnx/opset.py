@@ -137,7 +137,7 @@ def _changed(op: str, before: int, opset: int) -> bool:
 def _check(model: onnx.ModelProto, opset: int) -> None:
     import onnx
 
-    from caffe_port.backends import make_session
+    from caffe_port.sessions import make_session
 
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from caffe_port.backends import make_session
 from caffe_port.converters.to_onnx.export import OPSET
 from caffe_port.errors import GraphError, Problems
 from caffe_port.preprocessing import Manifest, Preprocessing, manifest_of
 from caffe_port.scoring.preprocess import Source, rgb_pixels, tensor
+from caffe_port.sessions import make_session
 
 if TYPE_CHECKING:
     import onnx

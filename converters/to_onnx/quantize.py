@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caffe_port.errors import ArtifactError, GraphError, MissingDependency
+from caffe_port.errors import ArtifactError, GraphError
 from caffe_port.layers.base import Array
+from caffe_port.sessions import make_session
 
 if TYPE_CHECKING:
     import onnx
@@ -420,14 +421,7 @@ def _walk(model: onnx.ModelProto, inputs: Sequence[Feeds]) -> Iterator[tuple[onn
 
 def _session(model: onnx.ModelProto) -> Any:
     """A session of one thread, so that sums are taken in one order."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"quantizing needs onnxruntime: pip install 'caffe_port[runtime]' ({error})") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return make_session(model.SerializeToString(), threads=1)
 
 
 class _quiet(logging.Filter):  # noqa: N801

@@ -6,21 +6,13 @@ from typing import TYPE_CHECKING
 
 from caffe_port import registry
 from caffe_port.converters.to_pytorch.names import child_names
-from caffe_port.errors import MissingDependency
 from caffe_port.net import Net
+from caffe_port.optional import require_torch
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["require_torch", "to_pytorch"]
-
-
-def require_torch() -> None:
-    """Raises MissingDependency, with what to install, if there is no torch."""
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(f"PyTorch is needed for this: pip install 'caffe_port[torch]' ({error})") from None
+__all__ = ["to_pytorch"]
 
 
 def to_pytorch(net: Net) -> nn.Module:

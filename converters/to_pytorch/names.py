@@ -13,6 +13,7 @@ from caffe_port.layers.normalization import BatchNorm, ScaledBatchNorm
 from caffe_port.layers.recurrent import LSTM, RNN
 from caffe_port.layers.sequence import Lstm
 from caffe_port.net import Layer, Net
+from caffe_port.optional import require_torch
 
 __all__ = ["RESERVED", "child_names", "learned_names"]
 
@@ -103,8 +104,6 @@ def _names_of_module(layer: Layer) -> tuple[str, ...]:
     if not layer.weights:
         return ()
     registry.require_expressible("pytorch", [layer])
-    from caffe_port.converters.to_pytorch.export import require_torch
-
     require_torch()
     from caffe_port.converters.to_pytorch.modules.graph import blob_names
 
