@@ -22,6 +22,8 @@ FARM := build/typecheck
 help:
 	@echo 'make convert   the released open_nsfw model to ONNX and PyTorch, verified, into $(OUTPUT)/ (OUTPUT=folder)'
 	@echo 'make test      run the tests (ARGS="-k name" to choose)'
+	@echo 'make coverage  run the tests and print which lines they reach; fails below 95 %'
+	@echo 'make mutation  put faults into modules that all rests on; fails where the tests miss one'
 	@echo 'make lint      check formatting, style and types'
 	@echo 'make format    format the sources'
 	@echo 'make develop   install everything that tests and checks use into .venv'
@@ -36,6 +38,16 @@ convert: $(VENV)/.convert
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$(BIN)/python" -m pytest $(PYTEST) $(ARGS)
+
+coverage: $(VENV)/.develop
+	@mkdir -p build/coverage
+	"$(BIN)/coverage" erase
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$(BIN)/coverage" run -m pytest $(PYTEST) $(ARGS)
+	"$(BIN)/coverage" combine --quiet
+	"$(BIN)/coverage" report
+
+mutation: $(VENV)/.mutation
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$(BIN)/python" -m mutation.run $(ARGS) $(TARGETS)
 
 lint: $(VENV)/.develop
 	"$(BIN)/ruff" format --check .
@@ -66,7 +78,7 @@ benchmarks: $(VENV)/.develop
 
 clean:
 	rm -rf "$(VENV)" build dist caffe_port.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find caffe_port proto converters reference_outputs fuzzing tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find caffe_port proto converters reference_outputs fuzzing mutation tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Warnings are setuptools' own, about editable installations. Without a terminal pip is quiet.
 PIP := PYTHONWARNINGS=ignore "$(BIN)/python" -m pip $(if $(MAKE_TERMOUT),,--quiet)
@@ -88,8 +100,9 @@ $(VENV)/.convert: EXTRAS := torch,runtime
 $(VENV)/.test: EXTRAS := all,test
 $(VENV)/.develop: EXTRAS := all,test,dev,docs,openvino,spark
 $(VENV)/.fuzz: EXTRAS := all,test,fuzz
+$(VENV)/.mutation: EXTRAS := all,test,mutation
 
-$(VENV)/.convert $(VENV)/.test $(VENV)/.develop $(VENV)/.fuzz: $(DEPENDS)
+$(VENV)/.convert $(VENV)/.test $(VENV)/.develop $(VENV)/.fuzz $(VENV)/.mutation: $(DEPENDS)
 	$(PIP) install -c constraints.txt pip setuptools
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch "$@"

@@ -29,11 +29,12 @@ from caffe_port import models, recording
 from caffe_port.artifacts.form import Form
 from caffe_port.conversion import convert
 from caffe_port.evidence import Evidence, generated_pictures
+from caffe_port.image_files import rgb_pixels
 from caffe_port.layers.base import Array
 from caffe_port.models.fetch import fetch
 from caffe_port.preprocessing import OPEN_NSFW
 from caffe_port.scoring.manifests import released_manifest
-from caffe_port.scoring.preprocess import rgb_pixels, tensor
+from caffe_port.scoring.preprocess import tensor
 from caffe_port.sources import locate
 
 ROOT = Path(__file__).parents[1]

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from caffe_port.errors import ArtifactError, GraphError, MissingDependency
 from caffe_port.layers.base import Array
 from caffe_port.net import Layer, Net
+from caffe_port.optional import require_onnxruntime, require_torch
 from caffe_port.runtime import last_uses, run_layers, value_of
+from caffe_port.sessions import make_session
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ["BACKENDS", "Backend", "NumpyBackend", "OnnxBackend", "TorchBackend", "make_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "NumpyBackend",
+    "OnnxBackend",
+    "TorchBackend",
+    "installed_backends",
+    "make_backend",
+    "run_onnx",
+]
 
 
 class Backend(Protocol):
@@ -176,22 +188,6 @@ def _run_file(
     return dict(zip(names, session.run(names, given), strict=True))
 
 
-def make_session(model: Any) -> Any:
-    """An onnxruntime session on the CPU, of a model's bytes or path. Raises MissingDependency, or ArtifactError."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            f"onnxruntime is needed for this: pip install 'caffe_port[runtime]' ({error})"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ArtifactError(f"onnxruntime does not take the model: {error}") from error
-
-
 BACKENDS = ("numpy", "numpy64", "torch", "onnxruntime")
 """The names `make_backend` takes."""
 
@@ -207,3 +203,15 @@ def make_backend(name: str) -> Backend:
     if name == "onnxruntime":
         return OnnxBackend()
     raise GraphError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+
+
+def installed_backends() -> list[Backend]:
+    """Every way to compute a net that is installed here; NumPy's two always are."""
+    backends: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
+    with contextlib.suppress(MissingDependency):
+        require_torch()
+        backends.append(TorchBackend())
+    with contextlib.suppress(MissingDependency):
+        require_onnxruntime()
+        backends.append(OnnxBackend())
+    return backends

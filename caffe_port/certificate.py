@@ -133,13 +133,6 @@ class Certificate:
         with replacing(path) as stream:
             stream.write(self.dumps().encode())
 
-    def write_page(self, path: Path) -> None:
-        """Writes the certificate as one HTML page that needs nothing else, as `write` does. Raises ArtifactError."""
-        from caffe_port.pages.certificate import page
-
-        with replacing(path) as stream:
-            stream.write(page(self).encode())
-
 
 def _versions() -> dict[str, str]:
     found = {}

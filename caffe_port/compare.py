@@ -174,10 +174,12 @@ class ParityReport:
         return bool(self.comparisons) and not self.missing and not self.extra and not any(self.failures())
 
     def failures(self) -> Iterator[BlobComparison]:
+        """The comparisons that do not agree, in Caffe's order of layers."""
         return (comparison for comparison in self.comparisons if not comparison.agrees)
 
     @property
     def first_divergence(self) -> BlobComparison | None:
+        """The first comparison that does not agree; its `inputs_diverged` say whether the fault lies before it."""
         return next(self.failures(), None)
 
     @property
@@ -188,6 +190,7 @@ class ParityReport:
 
     @property
     def median_multiple(self) -> float:
+        """The median distance of a blob from its reference, in noise floors; 0 where nothing was compared."""
         return float(np.median([comparison.multiple for comparison in self.comparisons])) if self.comparisons else 0.0
 
     def explanation(self) -> str:
@@ -229,10 +232,12 @@ class ParityReport:
             yield f"{c.layer:40} {c.top:32} {numbers}{'' if c.agrees else '  DIVERGES: ' + c.reason}"
 
     def raise_if_failed(self) -> None:
+        """Raises ParityError with the `explanation` unless `ok`."""
         if not self.ok:
             raise ParityError(self.explanation())
 
     def as_json(self) -> dict[str, Any]:
+        """The report for programs, with every comparison; what JSON can hold and nothing else."""
         return {
             "backend": self.backend,
             "reference": self.reference,

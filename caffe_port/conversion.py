@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,20 +9,22 @@ from pathlib import Path
 from caffe_port import recording
 from caffe_port.artifacts.draft import Draft
 from caffe_port.artifacts.form import BUDGETS, DEFAULT_TARGETS, ONNX_TARGETS, Form
-from caffe_port.backends import Backend, NumpyBackend, OnnxBackend, TorchBackend
+from caffe_port.backends import Backend, NumpyBackend
 from caffe_port.budget import BudgetReport, held_to
 from caffe_port.certificate import Certificate
 from caffe_port.compare import ParityReport
-from caffe_port.errors import ArtifactError, GraphError, MissingDependency, ParityError
+from caffe_port.errors import ArtifactError, GraphError, ParityError
 from caffe_port.evidence import Evidence
 from caffe_port.net import Net
+from caffe_port.optional import require_onnxruntime, require_torch
+from caffe_port.pages.certificate import write_page
 from caffe_port.passes.detection_boxes import detection_boxes, stopped_layers
 from caffe_port.preprocessing import Manifest
 from caffe_port.proto.files import move_together, uninterrupted, workshop
 from caffe_port.recording import Recording
 from caffe_port.verification import Reference
 
-__all__ = ["Conversion", "convert", "verification_backends"]
+__all__ = ["Conversion", "convert"]
 
 Say = Callable[[str], None]
 
@@ -109,7 +110,7 @@ def convert(
             lines = [report.explanation() for report in reports if not report.ok]
             raise ParityError("\n".join(lines + [report.explanation() for report in budgets if not report.ok]))
         certificate.write(made / f"{name}.certificate.json")
-        certificate.write_page(made / f"{name}.certificate.html")
+        write_page(certificate, made / f"{name}.certificate.html")
         files = [artifact.name for artifact in draft.artifacts]
         certificates = [f"{name}.certificate.json", f"{name}.certificate.html"]
         move_together(made, folder, files, certificates)
@@ -202,38 +203,13 @@ def _exact_reports(
     return reports
 
 
-def verification_backends(net: Net) -> list[Backend]:
-    """Every way to compute the net that is installed here."""
-    backends: list[Backend] = [NumpyBackend("float64"), NumpyBackend("float32")]
-    with contextlib.suppress(MissingDependency):
-        from caffe_port.converters.to_pytorch.export import require_torch
-
-        require_torch()
-        backends.append(TorchBackend())
-    with contextlib.suppress(MissingDependency):
-        _require_onnxruntime()
-        backends.append(OnnxBackend())
-    return backends
-
-
-def _require_onnxruntime() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(
-            "onnxruntime is needed to verify: pip install 'caffe_port[runtime]', or leave it out with --no-verify "
-            f"({error})"
-        ) from None
-
-
 def _require(targets: Sequence[str], form: Form, verify: bool) -> None:
     """Imports what a conversion needs, before any of the work is done. Raises MissingDependency for what is absent."""
     if any(target in ONNX_TARGETS for target in targets):
         import onnx  # noqa: F401
 
-        if verify or form.int8 or "ort" in targets:
-            _require_onnxruntime()
+        needed = form.int8 or "ort" in targets
+        if verify or needed:
+            require_onnxruntime("" if needed else "leave verification out with --no-verify")
     if any(target.startswith("pytorch") for target in targets):
-        from caffe_port.converters.to_pytorch.export import require_torch
-
         require_torch()

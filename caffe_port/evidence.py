@@ -167,7 +167,7 @@ def _pictures(folder: Path, passed_over: list[str]) -> dict[str, Array]:
 
     Raises: ImageError if there is no picture.
     """
-    from caffe_port.scoring.preprocess import opened_image
+    from caffe_port.image_files import opened_image
 
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")

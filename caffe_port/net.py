@@ -97,10 +97,12 @@ class Layer:
 
     @property
     def type(self) -> str:
+        """Caffe's name of what it computes, e.g. "Convolution"."""
         return self.definition.type
 
     @property
     def is_in_place(self) -> bool:
+        """Whether a top has the name of the bottom at its place: it makes a new version of that blob."""
         return any(top.name == bottom.name for top, bottom in zip(self.tops, self.bottoms, strict=False))
 
     @property
@@ -158,14 +160,17 @@ class Net:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The names of the blobs that a caller gives: the tops of Input and data layers, in the layers' order."""
         return tuple(blob.name for blob in self.input_blobs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
+        """The names of the blobs that no layer consumes, sorted as bytes."""
         return tuple(blob.name for blob in self.output_blobs)
 
     @property
     def input_shapes(self) -> dict[str, Shape]:
+        """The shape of each input by name; one that is not known has shape `UNKNOWN` (see `load(allow_unknown=)`)."""
         return {blob.name: blob.shape for blob in self.input_blobs}
 
     def weights(self) -> Iterator[Weight]:

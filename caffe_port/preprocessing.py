@@ -178,8 +178,10 @@ class Manifest:
         """Writes the manifest as a file, which appears complete or not at all. Raises: ArtifactError."""
         from caffe_port.proto.files import replacing
 
+        content = json.dumps(self.as_json(), indent=1, ensure_ascii=False)
         with replacing(path) as stream:
-            stream.write(json.dumps(self.as_json(), indent=1, ensure_ascii=False).encode() + b"\n")
+            # Half of a surrogate pair has no UTF-8; JSON can escape it.
+            stream.write(content.encode(errors="backslashreplace") + b"\n")
 
 
 def read(path: str | os.PathLike[str]) -> Preprocessing:

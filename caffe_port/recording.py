@@ -5,23 +5,21 @@ there is `sample:<index>:<layer>:<top>`, evenly spaced values of the top right a
 `stats:<index>:<layer>:<top>`, its minimum, maximum, mean and L2 norm (float64). `in:<blob>` is an input in full, or
 only its shape (int64) where the numbers come from elsewhere, and `final:<blob>` an output in full.
 
-A layer case is a net of a single layer with everything that went in and came out; many of them make one zip file.
+Nets of a single layer, with everything that went in and came out, are in `caffe_port.layer_cases`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.resources
 import io
 import json
 import math
 import os
-import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,19 +31,18 @@ from caffe_port.arrays import require_storable, unpacked
 from caffe_port.errors import Location, Problems, RecordingError
 from caffe_port.limits import limits
 from caffe_port.proto.files import replacing
-from caffe_port.reading import contents, open_regular, parse_json, reason, require_unpackable
+from caffe_port.reading import contents, parse_json
 
 __all__ = [
     "CAFFE_COMMIT",
-    "LayerCase",
     "RecordedLayer",
     "Recording",
+    "arrays_of",
     "available",
     "caffe_of",
-    "layer_cases",
+    "described",
     "made_by",
     "read",
-    "read_layer_cases",
     "sample_indices",
     "write",
     "zip_bytes",
@@ -53,20 +50,6 @@ __all__ = [
 
 CAFFE_COMMIT = "9b891540183ddc834a02b2bd81b31afae71b2153"
 """The commit of BVLC/caffe that computed every recording the project ships."""
-
-# What zipfile raises on damaged files.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,36 +109,6 @@ class Recording:
     sha256: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerCase:
-    """A net of one layer, what went in, and what Caffe made of it.
-
-    `info` is the case's case.json: phase, status ("ok", or "rejected" with Caffe's reason), outputs, shapes. `weights`
-    is a caffemodel's bytes, None where the layer learns nothing. `outputs` has every blob after the forward pass.
-    `grads` has `seed:<top>`, `bottom:<blob>` and `param:<layer>/<index>`, None where Caffe cannot go backward.
-    `params_after` has the learned blobs after a forward pass in the TRAIN phase, None where that was not recorded.
-    """
-
-    name: str
-    info: dict[str, Any]
-    prototxt: str
-    weights: bytes | None
-    inputs: dict[str, NDArray[np.float32]]
-    outputs: dict[str, NDArray[np.float32]]
-    grads: dict[str, NDArray[np.float32]] | None
-    params_after: dict[str, NDArray[np.float32]] | None
-
-    @property
-    def phase(self) -> str:
-        """TRAIN or TEST."""
-        return str(self.info["phase"])
-
-    @property
-    def rejected(self) -> bool:
-        """Whether Caffe refused to build the net."""
-        return bool(self.info["status"] == "rejected")
-
-
 def sample_indices(size: int, limit: int) -> NDArray[np.int64]:
     """Which of `size` flattened values are recorded if at most `limit` are: int64, (min(limit, size),), ascending."""
     if size == 0:
@@ -169,14 +122,6 @@ def available(name: str) -> list[Path]:
     if not name.isidentifier() or not root.joinpath(name).is_dir():
         return []
     return sorted(Path(str(entry)) for entry in root.joinpath(name).iterdir() if entry.name.endswith(".npz"))
-
-
-def layer_cases(name: str = "layers") -> Path | None:
-    """A zip file of layer cases beside the shipped recordings, `layers` or `fork_layers`; None in an installation that
-    leaves it out.
-    """
-    entry = importlib.resources.files("caffe_port.reference_outputs").joinpath(f"{name}.zip")
-    return Path(str(entry)) if entry.is_file() else None
 
 
 def caffe_of(path: str | os.PathLike[str]) -> str:
@@ -193,7 +138,7 @@ def made_by(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises: RecordingError for a file that cannot be read as a recording.
     """
     where = os.fspath(path)
-    array = _arrays(_content(Path(path)), where).get("meta")
+    array = arrays_of(_content(Path(path)), where).get("meta")
     try:
         meta = {} if array is None else parse_json(array.tobytes())
     except ValueError as error:
@@ -223,7 +168,7 @@ def read(path: str | os.PathLike[str]) -> Recording:
     """
     file = Path(path)
     data = _content(file)
-    return _checked(_arrays(data, str(file)), str(file), hashlib.sha256(data).hexdigest())
+    return _checked(arrays_of(data, str(file)), str(file), hashlib.sha256(data).hexdigest())
 
 
 def write(path: str | os.PathLike[str], recording: Recording) -> None:
@@ -238,29 +183,6 @@ def write(path: str | os.PathLike[str], recording: Recording) -> None:
     require_storable(arrays)
     with replacing(file) as stream:
         stream.write(zip_bytes((f"{key}.npy", _npy(array)) for key, array in arrays.items()))
-
-
-def read_layer_cases(path: str | os.PathLike[str]) -> Iterator[LayerCase]:
-    """The layer cases in a zip file, or in a folder with a folder for each case, sorted by name and read one by one.
-
-    Raises: RecordingError for a file that cannot be read, holds no case, or whose case is incomplete or damaged.
-    """
-    root = Path(path)
-    found = False
-    if root.is_dir():
-        for folder in sorted(entry.parent for entry in root.glob("*/case.json")):
-            found = True
-            try:
-                members = {entry.name: contents(entry) for entry in folder.iterdir() if entry.is_file()}
-            except OSError as err:
-                raise RecordingError(f"{folder}: {err.strerror or err}") from err
-            yield _layer_case(folder.name, members, str(root))
-    else:
-        for name, members in _zipped_cases(root):
-            found = True
-            yield _layer_case(name, members, str(root))
-    if not found:
-        raise RecordingError(f"{root}: no layer case in it")
 
 
 def zip_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
@@ -284,8 +206,8 @@ def _content(file: Path) -> bytes:
         raise RecordingError(f"{file}: {err.strerror or err}") from err
 
 
-def _arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file."""
+def arrays_of(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """The arrays in the bytes of an npz file, called `where` in errors. Raises: RecordingError."""
     try:
         return unpacked(io.BytesIO(data))
     except ValueError as err:
@@ -315,10 +237,10 @@ def _checked(arrays: Mapping[str, NDArray[Any]], where: str, sha256: str) -> Rec
             wrong(f"sample of top {top!r} missing", layer)
             continue
         if sample.dtype != np.float32 or sample.ndim != 1:
-            wrong(f"sample of top {top!r} is {_described(sample)}, not one-dimensional float32", layer)
+            wrong(f"sample of top {top!r} is {described(sample)}, not one-dimensional float32", layer)
             continue
         if stats is not None and (stats.dtype != np.float64 or stats.shape != (4,)):
-            wrong(f"stats of top {top!r} are {_described(stats)}, not four float64", layer)
+            wrong(f"stats of top {top!r} are {described(stats)}, not four float64", layer)
             stats = None
         entry = RecordedLayer(index, layer, kind, top, shape, sample, stats)
         layers.append(entry)
@@ -349,7 +271,7 @@ def _checked(arrays: Mapping[str, NDArray[Any]], where: str, sha256: str) -> Rec
         elif array.dtype == np.int64 and array.ndim == 1 and not (array < 0).any():
             input_shapes[name] = tuple(array.tolist())
         else:
-            wrong(f"input {name!r} is {_described(array)}, neither float32 nor a shape in int64")
+            wrong(f"input {name!r} is {described(array)}, neither float32 nor a shape in int64")
     finals: dict[str, NDArray[np.float32]] = {}
     for name in output_names:
         expected.add(f"final:{name}")
@@ -357,7 +279,7 @@ def _checked(arrays: Mapping[str, NDArray[Any]], where: str, sha256: str) -> Rec
         if array is None:
             wrong(f"output {name!r} missing")
         elif array.dtype != np.float32:
-            wrong(f"output {name!r} is {_described(array)}, not float32")
+            wrong(f"output {name!r} is {described(array)}, not float32")
         else:
             finals[name] = array
     last = {entry.top: entry for entry in layers}
@@ -388,7 +310,7 @@ def _meta(arrays: Mapping[str, NDArray[Any]], where: str) -> tuple[list[_Entry],
     if array is None:
         raise RecordingError(f"{where}: no 'meta' in it, so it is no recording")
     if array.dtype != np.uint8 or array.ndim != 1:
-        raise RecordingError(f"{where}: 'meta' is {_described(array)}, not one-dimensional uint8")
+        raise RecordingError(f"{where}: 'meta' is {described(array)}, not one-dimensional uint8")
     try:
         meta = parse_json(array.tobytes())
         entries: list[_Entry] = []
@@ -455,77 +377,6 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _zipped_cases(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stream = stack.enter_context(open_regular(path))
-            archive = stack.enter_context(zipfile.ZipFile(stream))
-            require_unpackable(stream.seek(0, os.SEEK_END), sum(member.file_size for member in archive.infolist()))
-        except _UNREADABLE as err:
-            raise RecordingError(f"{path}: {reason(err)}") from err
-        cases: dict[str, list[zipfile.ZipInfo]] = {}
-        for member in archive.infolist():
-            case, _, _ = member.filename.partition("/")
-            cases.setdefault(case, []).append(member)
-        for case in sorted(cases):
-            try:
-                members = {member.filename.partition("/")[2]: _read_member(archive, member) for member in cases[case]}
-            except _UNREADABLE as err:
-                raise RecordingError(f"{path}: case {case}: damaged: {reason(err)}") from err
-            yield case, members
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # Of other methods zipfile unpacks whatever comes, before it looks at how much that is.
-        raise ValueError(f"{member.filename!r} is compressed by a method that is not read here")
-    return archive.read(member)
-
-
-def _layer_case(name: str, members: Mapping[str, bytes], where: str) -> LayerCase:
-    here = f"{where}: case {name}"
-    try:
-        info = parse_json(members["case.json"])
-        prototxt = members["net.prototxt"].decode("utf-8")
-        rejected = info["status"] == "rejected"
-        stated = info["name"], info["phase"]
-        outputs = [] if rejected else list(info["outputs"])
-        if not all(isinstance(blob, str) for blob in outputs):
-            raise TypeError("outputs must be a list of names")
-    except KeyError as err:
-        raise RecordingError(f"{here}: {err} missing") from err
-    except (ValueError, TypeError) as err:
-        raise RecordingError(f"{here}: damaged: {err}") from err
-    if stated[0] != name or stated[1] not in ("TRAIN", "TEST"):
-        raise RecordingError(f"{here}: case.json is of case {stated[0]}, phase {stated[1]}")
-
-    def arrays(member: str) -> dict[str, NDArray[np.float32]] | None:
-        content = members.get(member)
-        if content is None:
-            return None
-        found = _arrays(content, f"{here}: {member}")
-        for key, array in found.items():
-            if array.dtype != np.float32:
-                raise RecordingError(f"{here}: {member}: {key!r} is {_described(array)}, not float32")
-        return found
-
-    inputs, made = arrays("inputs.npz"), arrays("outputs.npz")
-    if not rejected:
-        absent = [member for member, got in (("inputs.npz", inputs), ("outputs.npz", made)) if got is None]
-        absent += [f"output {blob!r}" for blob in outputs if made is not None and blob not in made]
-        if absent:
-            raise RecordingError(f"{here}: {', '.join(absent)} missing")
-    return LayerCase(
-        name=name,
-        info=info,
-        prototxt=prototxt,
-        weights=members.get("weights.caffemodel"),
-        inputs=inputs or {},
-        outputs=made or {},
-        grads=arrays("grads.npz"),
-        params_after=arrays("params_after.npz"),
-    )
-
-
-def _described(array: NDArray[Any]) -> str:
+def described(array: NDArray[Any]) -> str:
+    """An array's dtype and shape, for errors."""
     return f"{array.dtype} of shape {array.shape}"

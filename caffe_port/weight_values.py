@@ -20,6 +20,9 @@ BLOCK = 1 << 18
 SAMPLE = 1 << 16
 """Values of a blob that are looked at for subnormal ones."""
 
+_WORTH_GIVING_BACK = 1 << 16
+"""Bytes; to ask the system takes longer than to look at fewer, and there are few such blobs."""
+
 SUBNORMAL_SHARE = 0.1
 """The share of a blob's values that may be subnormal without a note. A few are in many trained nets, as what weight
 decay has left of filters that died."""
@@ -109,16 +112,18 @@ def look_at(values: Array) -> BlobValues:
     sampled = subnormal = 0
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK]
-        finite = np.isfinite(_narrow(block))
+        narrow = _narrow(block)
+        finite = np.isfinite(narrow)
         if not finite.all():
             if first < 0:
                 first = start + int(finite.argmin())
             bad = block[~finite]
             counts += [np.isnan(bad).sum(), (bad == np.inf).sum(), (bad == -np.inf).sum(), np.isfinite(bad).sum()]
-        sample = _narrow(block[::step])
-        sampled += sample.size
-        subnormal += np.count_nonzero((np.abs(sample) < _SMALLEST_NORMAL) & (block[::step] != 0))
-        if mapping is not None:
+        tiny = np.abs(narrow[::step]) < _SMALLEST_NORMAL
+        sampled += tiny.size
+        if tiny.any():
+            subnormal += np.count_nonzero(tiny & (block[::step] != 0))
+        if mapping is not None and block.nbytes >= _WORTH_GIVING_BACK:
             _give_back(mapping, block)
     index = None if first < 0 else tuple(int(i) for i in np.unravel_index(first, values.shape))
     nan, positive, negative, too_large = counts.tolist()
@@ -126,8 +131,10 @@ def look_at(values: Array) -> BlobValues:
 
 
 def _narrow(values: Array) -> Array:
+    if values.dtype == np.float32:
+        return values
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return values.astype(np.float32, copy=False)
+        return values.astype(np.float32)
 
 
 def _mapping_of(array: Array) -> mmap.mmap | None:

@@ -27,6 +27,7 @@ from caffe_port.errors import ArtifactError, CaffePortError
 
 __all__ = [
     "hidden_folder",
+    "lock_for_run",
     "move_together",
     "remove_leftovers",
     "replacing",
@@ -152,6 +153,23 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
     for arrived in came:
         signal.raise_signal(arrived)
+
+
+def lock_for_run(descriptor: int, path: Path) -> None:
+    """Locks a file that a run appends to, until it closes it, where the system can do that.
+
+    Raises: ArtifactError if another run has it.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ArtifactError(f"{path}: another run is writing it") from None
+    except OSError:  # no locks here
+        return
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -318,6 +336,8 @@ def _unwinding() -> Iterator[None]:
     try:
         yield
     except _Ending as ending:
+        if ending.number not in ours:  # an outer block has to end yet
+            raise
         _end(ending.number)
     finally:
         for number in ours:

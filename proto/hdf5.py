@@ -10,6 +10,7 @@ h5py is imported here and where data is read, and only once it is needed.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,9 @@ from caffe_port.errors import MissingDependency, WeightsError
 from caffe_port.limits import MAX_AXES, MAX_ELEMENTS, hint, limits
 from caffe_port.proto.blobs import Values
 from caffe_port.proto.files import replacing
+from caffe_port.reading import open_regular, require_unpackable
 
-__all__ = ["HDF5Blob", "HDF5Layer", "import_h5py", "is_hdf5", "numbers_of", "opened", "read", "write"]
+__all__ = ["HDF5Blob", "HDF5Layer", "import_h5py", "is_hdf5", "numbers_of", "opened", "read", "require_stored", "write"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -73,9 +75,9 @@ def is_hdf5(path: str | os.PathLike[str]) -> bool:
     not.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(len(MAGIC)) == MAGIC
-    except (OSError, ValueError):
+    except OSError:
         return False
 
 
@@ -122,7 +124,7 @@ def numbers_of(dataset: Any, where: str) -> Values:
     """The values of a dataset: 1-D in C order, read-only; float64 where the file has float64, else float32.
 
     Raises: WeightsError for anything but floats and integers, for more than MAX_ELEMENTS values, for values that are
-    kept in other files, and for fewer bytes than its shape needs.
+    kept in other files, and for more than the file stores of it (`require_stored`).
     """
     shape = tuple(map(int, dataset.shape or ()))
     count = _checked_count(shape, where)
@@ -133,11 +135,33 @@ def numbers_of(dataset: Any, where: str) -> Values:
     wide = np.dtype("<f8" if dataset.dtype == np.float64 else "<f4")
     values = _mapped(dataset, count, wide)
     if values is None:
-        if not dataset.chunks and count and dataset.id.get_storage_size() < count * dataset.dtype.itemsize:
-            raise WeightsError(f"{where}: has fewer bytes than its shape {_dims(shape)} needs; the file is damaged")
+        require_stored([dataset], where)
         values = np.asarray(dataset[()]).astype(wide, copy=False).reshape(-1)
         values.flags.writeable = False
     return values
+
+
+def require_stored(datasets: Sequence[Any], where: str) -> None:
+    """Refuses datasets that, together, claim more than the file stores of them.
+
+    HDF5 fills in what is not stored, so a few bytes could ask for gigabytes. In chunks, which may be packed, up to
+    limits.unpacked_ratio times as much is let pass, and limits.unpacked_free in any case; elsewhere nothing.
+    Raises: WeightsError.
+    """
+    stored = claimed = 0
+    for dataset in datasets:
+        size, own = dataset.dtype.itemsize, dataset.id.get_storage_size()
+        if dataset.chunks:
+            stored += own
+            # A chunk is read whole, also where it is larger than the dataset.
+            claimed += max(dataset.size, math.prod(dataset.chunks)) * size
+        elif own < (dataset.size or 0) * size:
+            told = f"has fewer bytes than its shape {_dims(dataset.shape)} needs"
+            raise WeightsError(f"{where}: {told}; the file is damaged")
+    try:
+        require_unpackable(stored, claimed)
+    except ValueError as error:
+        raise WeightsError(f"{where}: {error}") from None
 
 
 def _mapped(dataset: Any, count: int, wide: np.dtype[Any]) -> Values | None:
@@ -189,6 +213,8 @@ def read(path: str | os.PathLike[str]) -> list[HDF5Layer]:
             if not isinstance(member, h5py.Group):
                 raise WeightsError(f"{name}: /data/{layer} is a dataset, where a layer's group should be")
             _add_layer(layer, member, found, name, 1)
+        blobs = (blob for _, own in found for blob in own if blob is not None)
+        require_stored([blob._dataset for blob in blobs if blob._dataset.chunks], name)
         return found
 
 
@@ -247,7 +273,7 @@ def write(
     for _, own in groups:
         names: set[str] = set()
         for name, blobs in own:
-            _check_layer(os.fspath(path), name, blobs, names)
+            _check_layer(Path(path).name, name, blobs, names)
     with replacing(path) as stream, h5py.File(stream, "w") as file:
         for group_name, own in groups:
             group = file.create_group(group_name)
@@ -258,8 +284,8 @@ def write(
                         layer.create_dataset(str(index), data=np.ascontiguousarray(blob).reshape(blob.shape))
 
 
-def _check_layer(path: str, name: str, blobs: Sequence[Values | None], names: set[str]) -> None:
-    where = f"{path}: layer {name!r}"
+def _check_layer(file: str, name: str, blobs: Sequence[Values | None], names: set[str]) -> None:
+    where = f"{file}: layer {name!r}"
     if "/" in name or name in ("", ".") or "\0" in name:
         hint = "Caffe cannot save such a layer in HDF5 either; write a .caffemodel"
         raise WeightsError(f"{where}: this name cannot be that of an HDF5 group ({hint})")

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from caffe_port.errors import WeightsError
+from caffe_port.limits import hint, limits
 from caffe_port.proto import hdf5, schema, wire
 from caffe_port.proto.blobs import BlobData, blob_chunks
 from caffe_port.proto.files import replacing
 from caffe_port.proto.wire_format import tagged
+from caffe_port.reading import open_regular
 
 __all__ = ["SolverState", "is_solverstate", "read", "write"]
 
@@ -87,9 +89,9 @@ def is_solverstate(path: str | os.PathLike[str]) -> bool:
         with hdf5.opened(path) as file:
             return "iter" in file and "data" not in file
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(2)
-    except (OSError, ValueError):
+    except OSError:
         return False
     return len(head) == 2 and head[:1] == _ITERATION_TAG
 
@@ -115,27 +117,39 @@ def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
         if not isinstance(file.get("iter"), h5py.Dataset):
             raise WeightsError(f"{name}: is no solverstate: it has no dataset /iter")
         numbers = {key: _integer(file[key], f"{name}: /{key}") for key in ("iter", "current_step") if key in file}
-        learned: Any = file["learned_net"][()] if "learned_net" in file else ""
+        learned: Any = _single(file["learned_net"], f"{name}: /learned_net") if "learned_net" in file else ""
         learned = learned.decode("utf-8", "replace") if isinstance(learned, bytes) else str(learned)
+        group = file.get("history", {})
+        count = len(group)
+        if count > limits.history_blobs:
+            raise WeightsError(f"{name}: has more than {limits.history_blobs} blobs; {hint('history_blobs')}")
+        datasets: list[Any] = []
+        for index in range(count):
+            found = group.get(str(index))
+            if not isinstance(found, h5py.Dataset):
+                raise WeightsError(f"{name}: /history/{index}: is missing, of {count} blobs")
+            datasets.append(found)
+        hdf5.require_stored([dataset for dataset in datasets if dataset.chunks], f"{name}: /history")
         history: list[BlobData] = []
-        group = file.get("history")
-        if group is not None:
-            count = len(group)
-            for index in range(count):
-                where = f"{name}: /history/{index}"
-                found = group.get(str(index))
-                if not isinstance(found, h5py.Dataset):
-                    raise WeightsError(f"{where}: is missing, of {count} blobs")
-                values = hdf5.numbers_of(found, where)
-                history.append(BlobData(tuple(map(int, found.shape)), False, values))
+        for index, found in enumerate(datasets):
+            values = hdf5.numbers_of(found, f"{name}: /history/{index}")
+            history.append(BlobData(tuple(map(int, found.shape or ())), False, values))
     return SolverState(Path(path), numbers["iter"], numbers.get("current_step", 0), learned, tuple(history))
 
 
+def _single(dataset: Any, where: str) -> Any:
+    """The one value of a dataset."""
+    if not isinstance(dataset, hdf5.import_h5py().Dataset) or dataset.size != 1:
+        raise WeightsError(f"{where}: is no single value")
+    hdf5.require_stored([dataset], where)
+    return np.asarray(dataset[()]).reshape(-1)[0]
+
+
 def _integer(dataset: Any, where: str) -> int:
-    values = np.asarray(dataset[()]).reshape(-1)
-    if values.size != 1 or values.dtype.kind not in "iu":
+    value = _single(dataset, where)
+    if not isinstance(value, np.integer):
         raise WeightsError(f"{where}: is no single integer")
-    return int(values[0])
+    return int(value)
 
 
 def write(path: str | os.PathLike[str], state: SolverState, *, as_hdf5: bool = False) -> None:

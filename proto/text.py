@@ -10,7 +10,6 @@ import contextlib
 import math
 import os
 import re
-from pathlib import Path
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -23,6 +22,7 @@ from caffe_port.proto.schema import Message
 from caffe_port.proto.source_map import SourceMap
 from caffe_port.proto.text_parser import Parser, Stop
 from caffe_port.proto.text_tokens import to_float32
+from caffe_port.reading import open_regular, reason
 
 __all__ = ["dumps", "parse", "read", "write"]
 
@@ -72,19 +72,18 @@ def read(
     """Reads a message from a prototxt file; as `parse` otherwise.
 
     The file is UTF-8, with or without a byte order mark; other bytes are passed over in comments, as Caffe does.
-    Raises: PrototxtError also for a file that is missing, unreadable, a directory or binary.
+    Raises: PrototxtError also for a file that is missing, unreadable, binary, or none (a directory, a pipe).
     """
     name = os.fspath(path)
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(limits.definition_bytes + 1)
     except IsADirectoryError:
         raise PrototxtError(f"{name}: is a directory, not a prototxt file") from None
     except FileNotFoundError:
         raise PrototxtError(f"{name}: no such file") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PrototxtError(f"{name}: cannot be read: {reason}") from None
+    except OSError as error:
+        raise PrototxtError(f"{name}: cannot be read: {reason(error)}") from None
     if data.startswith(_HDF5_MAGIC):
         raise PrototxtError(f"{name}: is an HDF5 file, not a prototxt (text)")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -109,7 +109,7 @@ class Parser:
             kind = match.lastindex
             if kind:
                 add_kind(kind)
-                word = match.group()
+                word = match[kind]
                 add_word(known.setdefault(word, word) if kind == NAME else word)
                 add_start(match.start())
         add_kind(END)

@@ -25,6 +25,7 @@ from caffe_port.proto.blobs import DATA, DOUBLE_DATA, FLOAT, BlobData, Values, b
 from caffe_port.proto.files import replacing
 from caffe_port.proto.schema import Message
 from caffe_port.proto.wire_format import Cut, Damaged, scan, tagged, varint
+from caffe_port.reading import open_regular, reason
 
 __all__ = [
     "WeightFile",
@@ -289,7 +290,7 @@ def _map(path: str | os.PathLike[str]) -> tuple[Any, tuple[int, int, int]]:
     """The bytes of a file, as a read-only view that is loaded as it is looked at, and the file's stamp."""
     name = os.fspath(path)
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             status = os.fstat(stream.fileno())
             if not status.st_size:
                 raise WeightsError(f"{name}: is empty")
@@ -298,9 +299,8 @@ def _map(path: str | os.PathLike[str]) -> tuple[Any, tuple[int, int, int]]:
         raise WeightsError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise WeightsError(f"{name}: is a directory, not a weight file") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise WeightsError(f"{name}: cannot be read: {reason}") from None
+    except (OSError, ValueError) as error:  # ValueError: it has become empty by now
+        raise WeightsError(f"{name}: cannot be read: {reason(error)}") from None
 
 
 def _refuse_others(name: str, data: Any, wanted: str) -> None:
@@ -331,11 +331,10 @@ def looks_binary(path: str | os.PathLike[str]) -> bool:
     Raises: WeightsError where it cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             return _is_binary(stream.read(4096))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise WeightsError(f"{os.fspath(path)}: cannot be read: {reason}") from None
+    except OSError as error:
+        raise WeightsError(f"{os.fspath(path)}: cannot be read: {reason(error)}") from None
 
 
 def read(path: str | os.PathLike[str], *, definition: bool = True) -> WeightFile:

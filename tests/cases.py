@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import caffe_port as cp
-from caffe_port.recording import LayerCase, layer_cases, read_layer_cases
+from caffe_port.layer_cases import LayerCase, layer_cases, read_layer_cases
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -46,7 +46,7 @@ from caffe_port.layers.base import LayerDef
 from caffe_port.layers.unknown import UnknownLayer
 from caffe_port.net import Layer
 from caffe_port.summary import summarize
-from caffe_port.verification import Reference, _alone
+from caffe_port.verification import Reference, single_layer
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -294,7 +294,7 @@ def alone_agrees(reference: Reference, diverged: BlobComparison) -> bool:
 
     for layer, bottoms, _ in NumpyBackend().trace_with_bottoms(reference.net, reference.inputs):
         if layer.index == diverged.index:
-            alone = _alone(layer)
+            alone = single_layer(layer)
             values = dict(zip(layer.bottoms, bottoms, strict=True))
             own = dict(zip(alone.inputs, values.values(), strict=True))
             return Reference.make(alone, inputs=own).compare(OnnxBackend()).ok

@@ -20,7 +20,7 @@ from caffe_port.layers.data import Input
 from caffe_port.layers.detection import DetectionOutput
 from caffe_port.layers.yolo import Yolo
 from caffe_port.net import Blob, Layer, Net
-from caffe_port.verification import _alone
+from caffe_port.verification import single_layer
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -99,7 +99,7 @@ def cut(net: Net, inputs: Mapping[str, NDArray[Any]]) -> tuple[Net, Arrays, list
     for layer, bottoms, tops in NumpyBackend().trace_with_bottoms(net, {k: np.asarray(v) for k, v in inputs.items()}):
         if not _chooses(layer):
             continue
-        alone = _alone(layer)
+        alone = single_layer(layer)
         unique = dict(zip(layer.bottoms, bottoms, strict=True))
         own = {blob.name: value for blob, value in zip(alone.input_blobs, unique.values(), strict=True)}
         alone = alone.with_input_shapes({name: value.shape for name, value in own.items()})

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import load_case
+from cases import assert_agrees, load_case
 from numpy.typing import NDArray
 
 import caffe_port as cp
-from caffe_port.recording import LayerCase
+from caffe_port.layer_cases import LayerCase
 
 torch = pytest.importorskip("torch")
 
-__all__ = ["gradients", "seed"]
+__all__ = ["assert_gradients", "gradients", "seed"]
 
 
 def gradients(case: LayerCase) -> dict[str, NDArray[Any] | None]:
@@ -48,3 +48,16 @@ def seed(case: LayerCase, net: cp.Net, top: str) -> NDArray[np.float32]:
     (layer,) = [layer for layer in net.layers if any(blob.name == top for blob in layer.tops)]
     assert layer.definition.auto_top, f"{top} has no seed and is no loss"
     return np.array(layer.loss_weights[0] if layer.loss_weights else 1.0, np.float32)
+
+
+def assert_gradients(case: LayerCase, tolerance: float) -> None:
+    """Holds every recorded gradient of a case against PyTorch's."""
+    assert case.grads is not None
+    wanted = {key: value for key, value in case.grads.items() if not key.startswith("seed:")}
+    found = gradients(case)
+    assert wanted and set(wanted) <= set(found)
+    for key, want in wanted.items():
+        got = found[key]
+        # No gradient at all is one of zero: Caffe has a diff for every blob.
+        value = np.zeros_like(want) if got is None else got.reshape(want.shape)
+        assert_agrees(value, want, key, tolerance)

@@ -13,7 +13,6 @@ from layer_text import layer, power
 from small import CONV_NET, FILE, built, one_input, placed
 
 from caffe_port import build, loading
-from caffe_port.build import AUTOMATIC_TOP
 from caffe_port.errors import (
     CaffePortError,
     GraphError,
@@ -22,6 +21,7 @@ from caffe_port.errors import (
     UnsupportedParameter,
 )
 from caffe_port.frontend import PlacedLayer
+from caffe_port.layer_plans import AUTOMATIC_TOP
 from caffe_port.runtime import run
 
 REJECTED = Path(__file__).parents[2] / "shared" / "conformance" / "rejected"

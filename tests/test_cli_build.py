@@ -148,7 +148,7 @@ def test_a_net_that_cannot_be_built_writes_nothing(tmp_path: Path, capsys: Captu
 
 def test_all_files_or_none(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "solver.prototxt").mkdir()
-    assert "solver.prototxt: is a directory" in failure(capsys, "squeezenet_v1.1", "-o", tmp_path)
+    assert "solver.prototxt: cannot be written: it is a folder" in failure(capsys, "squeezenet_v1.1", "-o", tmp_path)
     assert names(tmp_path) == ["solver.prototxt"]
 
 

@@ -339,6 +339,28 @@ def test_a_reader_that_goes_away(model: tuple[str, str]) -> None:
         process.stderr.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_standard_output_that_is_full_or_closed(model: tuple[str, str]) -> None:
+    """One line and exit code 2; of a closed one nobody wants to hear."""
+    quiet = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    for buffering in ({}, {"PYTHONUNBUFFERED": "1"}):
+        for arguments in (["build", "--list"], ["inspect", *model, "--json"], ["--version"]):
+            with Path("/dev/full").open("w") as full:
+                done = subprocess.run(
+                    [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, env=quiet | buffering, timeout=60
+                )
+            if arguments == ["--version"] and buffering:  # argparse itself passes over what it cannot print
+                continue
+            assert (done.returncode, done.stderr) == (2, b"caffe-port: No space left on device\n"), arguments
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "build", "--list"],
+            capture_output=True,
+            env=quiet | buffering,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_head(model: tuple[str, str]) -> None:
     command = f"{shlex.quote(sys.executable)} -m caffe_port.cli inspect {shlex.quote(model[0])} --json | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60)

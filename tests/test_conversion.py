@@ -13,12 +13,12 @@ from small import CONV_NET, inputs_of, write_model
 
 import caffe_port as cp
 from caffe_port.artifacts.form import Form
-from caffe_port.backends import make_session
 from caffe_port.conversion import Conversion, convert
 from caffe_port.errors import ArtifactError, GraphError, ParityError
 from caffe_port.evidence import Evidence, generated_pictures
 from caffe_port.net import Net
 from caffe_port.preprocessing import Preprocessing
+from caffe_port.sessions import make_session
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 8 } } }\n'
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from layer_text import power
 from onnx import shape_inference
 from small import CONV_NET, built, filled, inputs_of, one_input, through_onnx, weights_of, write_model
 
@@ -109,6 +111,18 @@ def test_blob_names_are_kept() -> None:
     assert set(value_names(net).values()) == {"data", "conv1@conv1", "conv1", "pool1", "fc", "prob"}
     made = {output for node in model.graph.node for output in node.output}
     assert set(value_names(net).values()) - {"data"} <= made
+
+
+def test_names_of_thousands_of_layers_of_one_name() -> None:
+    """A value has a name of its own, whatever its layer is called; time grows with their number alone."""
+    same = "".join(power("same", "x", "x", shift=1) for _ in range(3000))
+    net = built(one_input(2, 1) + power("p", "x", "y") + same.replace('"x"', '"y"'))
+    began = time.process_time()
+    names = list(value_names(net).values())
+    assert time.process_time() - began < 1
+    assert len(set(names)) == len(names) == 3002
+    assert names[:5] == ["x", "y@p", "y@same", "y@same'", "y@same'2"] and names[-1] == "y"
+    assert max(map(len, names)) < 16
 
 
 def test_nodes_have_their_layers_names() -> None:

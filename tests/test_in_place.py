@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from layer_text import layer, power
 from small import FILE, THROUGH, built, one_input
@@ -136,3 +138,25 @@ def test_in_place_on_an_alias_of_the_input() -> None:
         values = through(net, {"x": x})
         assert np.array_equal(values["c"], np.maximum(kept, 0) + 1), name
         assert np.array_equal(x, kept), f"{name} wrote into the caller's array"
+
+
+def test_thousands_of_names_for_one_memory() -> None:
+    """Each layer overwrites what all tops of the split share; time grows with their number, not with its square."""
+
+    def overwritten(number: int) -> str:
+        tops = " ".join(f"s{i}" for i in range(number))
+        split = layer("split", "Split", "x", tops)
+        return one_input(2, 1) + split + "".join(power(f"p{i}", f"s{i}", f"s{i}", shift=1) for i in range(number))
+
+    net = built(overwritten(40))
+    found = run(net, {"x": np.float32([[0], [5]])})
+    assert len(net.outputs) == 40 and all(found[name].tolist() == [[40], [45]] for name in net.outputs)
+
+    took = {}
+    for number in (500, 2000):
+        began = time.process_time()
+        net = built(overwritten(number))
+        took[number] = time.process_time() - began
+    last = net.layers[-1].tops[0]
+    assert {net.blobs[name].origin for name in net.outputs} == {last} and last.version == 2000
+    assert took[2000] < 10 * took[500]

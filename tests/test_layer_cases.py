@@ -10,7 +10,7 @@ import caffe_port as cp
 from caffe_port import registry
 from caffe_port.converters.to_onnx import to_onnx, value_names
 from caffe_port.errors import UnsupportedLayer
-from caffe_port.recording import LayerCase
+from caffe_port.layer_cases import LayerCase
 from caffe_port.runtime import run_layers
 
 CASES = sorted(all_cases())

@@ -15,12 +15,13 @@ from PIL import Image
 from small import filled, one_input
 
 import caffe_port as cp
-from caffe_port.backends import make_session
 from caffe_port.converters.to_onnx.preprocess import METADATA_KEY, deviation, embed, embedded, with_preprocessing
 from caffe_port.errors import DataError, FetchError, GraphError, ImageError
+from caffe_port.image_files import rgb_pixels
 from caffe_port.models.fetch import fetch
 from caffe_port.preprocessing import OPEN_NSFW, Manifest, MeanImage, Preprocessing
-from caffe_port.scoring.preprocess import rgb_pixels, tensor
+from caffe_port.scoring.preprocess import tensor
+from caffe_port.sessions import make_session
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

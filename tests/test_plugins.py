@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from small import THROUGH, one_input
 import caffe_port as cp
 from caffe_port import cli, registry
 from caffe_port.errors import CaffePortError, PluginError, UnsupportedLayer, UnsupportedParameter
+
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "example_plugin.py"
 
@@ -33,21 +34,6 @@ from caffe_port.registry import emitter, layer
 class Novel(LayerDef):
     pass
 """
-
-
-@pytest.fixture(autouse=True)
-def registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forgets whatever a test registers."""
-    for backend in registry.BACKENDS:
-        registry.find_emitter(backend, "Input")
-    for table in ("_layers", "_emitters", "_reasons", "_origins", "_plugins"):
-        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
-    monkeypatch.setattr(registry, "_entry_points_loaded", [])
-    modules = set(sys.modules)
-    yield
-    for name in set(sys.modules) - modules:
-        if name.startswith("caffe_port_plugin_"):
-            del sys.modules[name]
 
 
 def plugin(folder: Path, text: str, name: str = "plugin.py") -> Path:

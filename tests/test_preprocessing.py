@@ -201,6 +201,14 @@ def test_what_cannot_be_meant(tmp_path: Path, keys: dict[str, Any], want: str) -
         read_manifest(written(tmp_path, **keys))
 
 
+def test_labels_that_have_no_utf_8(tmp_path: Path) -> None:
+    """Half of a surrogate pair, which JSON can escape."""
+    found = Manifest(labels=("a", "\ud800", "é😀", "\\ud800"))
+    found.write(tmp_path / "m.json")
+    assert read_manifest(tmp_path / "m.json") == found
+    assert "é😀" in (tmp_path / "m.json").read_text("utf-8")
+
+
 def test_a_manifest_written_out_is_complete_in_itself(tmp_path: Path) -> None:
     Mean(np.arange(48, dtype=np.float64).reshape(3, 4, 4)).write(tmp_path / "mean.npy")
     (tmp_path / "words.txt").write_text("a\nb\n")

@@ -27,7 +27,7 @@ from caffe_port.proto import text, wire
 from caffe_port.proto.blobs import BlobData
 from caffe_port.recorder import check, record, script
 from caffe_port.recording import Recording
-from caffe_port.verification import verify_self
+from caffe_port.self_comparison import verify_self
 
 FAKE = Path(__file__).parent / "fake_pycaffe"
 NETS = Path(recording.__file__).parents[1] / "reference_outputs" / "nets"

@@ -16,13 +16,12 @@ import pytest
 
 from caffe_port import recording
 from caffe_port.errors import ArtifactError, RecordingError
+from caffe_port.layer_cases import LayerCase, layer_cases, read_layer_cases
 from caffe_port.recording import (
     RecordedLayer,
     Recording,
     available,
-    layer_cases,
     read,
-    read_layer_cases,
     sample_indices,
 )
 from caffe_port.reference_outputs.pack import pack
@@ -302,13 +301,13 @@ def test_nan_in_a_recording_is_read_as_it_is(small: Recording, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def cases() -> dict[str, recording.LayerCase]:
+def cases() -> dict[str, LayerCase]:
     path = layer_cases()
     assert path is not None
     return {case.name: case for case in read_layer_cases(path)}
 
 
-def test_layer_cases(cases: dict[str, recording.LayerCase]) -> None:
+def test_layer_cases(cases: dict[str, LayerCase]) -> None:
     assert len(cases) == 319 and list(cases) == sorted(cases)
     assert len({name.rpartition("_")[0] for name in cases}) == 54
     assert sum(case.weights is not None for case in cases.values()) == 65
@@ -332,7 +331,7 @@ def test_the_order_in_the_zip_file_is_fixed() -> None:
         assert len(archive.namelist()) == 1615
 
 
-def test_cases_in_a_folder_read_as_in_a_zip_file(cases: dict[str, recording.LayerCase], tmp_path: Path) -> None:
+def test_cases_in_a_folder_read_as_in_a_zip_file(cases: dict[str, LayerCase], tmp_path: Path) -> None:
     path = layer_cases()
     assert path is not None
     with zipfile.ZipFile(path) as archive:

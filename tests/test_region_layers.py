@@ -220,7 +220,28 @@ def test_proposals_that_are_refused(changed: str, told: str) -> None:
         proposal_net("Proposal", CXX_PROPOSAL.replace(changed.strip(), other))
 
 
-@pytest.mark.parametrize("text", ["'feat_stride': 16, 'colour': 3", "import os", "'scales': [8]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'feat_stride': 16, 'colour': 3",
+        "import os",
+        "'scales': [8]",
+        "'feat_stride': 16.5",
+        "'feat_stride': 0",
+        "'feat_stride': [16]",
+        "'feat_stride': 'x'",
+        "'feat_stride': 16, 'feat_stride': 16",
+        "'feat_stride': 16, 'scales': 8",
+        "'feat_stride': 16, 'scales': [0]",
+        "'feat_stride': 16, 'ratios': [1, 1e7]",
+        "'feat_stride': 16, 'ratios': [1e999]",
+        "'feat_stride': 16, 'scales': " + "(" * 100_000,
+        "'feat_stride': 16, 'scales': " + "[" * 300 + "]" * 300,
+        "'feat_stride': " + "-" * 900,
+        "{[]: 1, 'feat_stride': 16}",
+        "{'feat_stride': 16" + " " * 100_000,
+    ],
+)
 def test_param_str_that_is_not_understood(text: str) -> None:
     with pytest.raises(cp.CaffePortError, match="param_str"):
         proposal_net("Python", PYTHON_PROPOSAL % text)

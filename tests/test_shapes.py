@@ -6,6 +6,7 @@ import pytest
 
 from caffe_port.errors import ShapeError
 from caffe_port.shapes import (
+    UNKNOWN,
     canonical_axis,
     check_shape,
     conv_output,
@@ -30,6 +31,7 @@ from caffe_port.shapes import (
         (4, 7, 2, 0, 1, 0),  # -3 / 2 = -1, + 1
         (5, 7, 2, 0, 1, 0),  # -2 / 2 = -1, + 1
         (1, 7, 2, 0, 1, -2),  # -6 / 2 = -3, + 1
+        (6, 7, 1, 0, 1, 0),  # -1 / 1 = -1, + 1
     ],
 )
 def test_convolution(size: int, kernel: int, stride: int, pad: int, dilation: int, output: int) -> None:
@@ -49,6 +51,11 @@ def test_deconvolution(size: int, kernel: int, stride: int, pad: int, dilation: 
     assert deconv_output(size, kernel, stride, pad, dilation) == output
 
 
+def test_a_kernel_is_not_dilated_unless_that_is_said() -> None:
+    assert conv_output(9, 3, 2, 1) == conv_output(9, 3, 2, 1, 1) == 5
+    assert deconv_output(5, 3, 2, 1) == deconv_output(5, 3, 2, 1, 1) == 9
+
+
 def test_deconvolution_undoes_convolution() -> None:
     """Where the convolution's division leaves no rest."""
     for kernel, stride, pad, dilation, output in [(3, 2, 1, 1, 6), (5, 3, 2, 2, 4), (2, 1, 0, 3, 9)]:
@@ -65,6 +72,7 @@ def test_deconvolution_undoes_convolution() -> None:
         (5, 2, 2, 1, True, 3, 3),  # 5 / 2 = 2.5: 4, whose last window would start at 6 >= 5 + 1, so it goes
         (6, 1, 4, 0, False, 3, 2),  # 5 / 4 = 1.25: 3, the last window wholly outside; no pad, so it stays
         (6, 1, 4, 0, True, 2, 2),  # the other axis is padded: 8 >= 6, so it goes
+        (5, 3, 5, 1, True, 2, 1),  # 4 / 5 = 0.8: 2, whose last window starts at 5 < 5 + 1, so it stays
         (2, 5, 2, 0, False, 0, -1),  # -3 / 2 = -1.5
         (8, 8, 1, 0, False, 1, 1),
     ],
@@ -74,11 +82,17 @@ def test_pooling(size: int, kernel: int, stride: int, pad: int, clip: bool, ceil
     assert pool_output(size, kernel, stride, pad, clip=clip, floor=True) == floor
 
 
+def test_how_pooling_rounds_is_said_by_name() -> None:
+    """Two flags behind four numbers: nobody sees which is which."""
+    with pytest.raises(TypeError):
+        pool_output(6, 3, 2, 1, True, True)  # type: ignore[misc]
+
+
 def test_canonical_axis() -> None:
     assert [canonical_axis(axis, 4) for axis in (0, 3, -1, -4)] == [0, 3, 3, 0]
 
 
-@pytest.mark.parametrize(("axis", "axes"), [(4, 4), (-5, 4), (0, 0), (-1, 0)])
+@pytest.mark.parametrize(("axis", "axes"), [(4, 4), (7, 4), (-5, 4), (0, 0), (-1, 0)])
 def test_canonical_axis_out_of_range(axis: int, axes: int) -> None:
     with pytest.raises(ShapeError, match=rf"axis {axis} .*{axes} axes"):
         canonical_axis(axis, axes)
@@ -90,11 +104,13 @@ def test_count() -> None:
     assert count((2, 3, 5, 7), 1, 3) == 15
     assert count((2, 3), 2) == count(()) == 1
     assert count((2, 0, 5)) == 0
+    assert count(UNKNOWN) == 0
 
 
 def test_format_shape() -> None:
     assert format_shape((1, 3, 224, 225)) == "1x3x224x225"
     assert format_shape(()) == "()"
+    assert format_shape(UNKNOWN) == "?"
 
 
 def test_legacy_dim() -> None:

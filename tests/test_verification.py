@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import fill
@@ -13,7 +13,6 @@ import pytest
 import caffe_port as cp
 from caffe_port import recording
 from caffe_port.backends import BACKENDS, NumpyBackend, make_backend
-from caffe_port.compare import NOTHING_CARRIED, TOLERANCE, Digest, Place, compare_blob, digest
 from caffe_port.errors import ParityError, RecordingError, ShapeError
 from caffe_port.layers import pooling
 from caffe_port.layers.base import Array
@@ -310,88 +309,3 @@ def test_recordings_of_other_inputs_are_refused(ms_ctc: tuple[Net, Recording, di
     assert not report.ok
     assert report.first_divergence is not None
     assert report.first_divergence.layer == "conv1"
-
-
-PLACE = Place(1, "layer", "ReLU", "top")
-
-
-def compared(
-    backend: Sequence[float], recorded: Sequence[float] | None, exact: Sequence[float], float32: Sequence[float]
-) -> bool:
-    digests = [
-        None if values is None else digest(np.array(values, dtype=np.float64), 256)
-        for values in (backend, recorded, exact, float32)
-    ]
-    assert digests[0] is not None and digests[2] is not None and digests[3] is not None
-    return compare_blob(PLACE, digests[0], digests[1], digests[2], digests[3]).agrees
-
-
-def test_the_bound_is_four_floors_and_four_ulps() -> None:
-    """At a largest magnitude of 1 an ulp is 2^-23; a floor of 10 ulps allows 44."""
-    ulp = 2.0**-23
-    assert compared([1 + 10 * ulp + 43 * ulp, 0], [1 + 10 * ulp, 0], [1.0, 0], [1 - 9 * ulp, 0])
-    assert not compared([1 + 10 * ulp + 45 * ulp, 0], [1 + 10 * ulp, 0], [1.0, 0], [1 - 9 * ulp, 0])
-    # Without a floor, four ulps.
-    assert compared([1 + 4 * ulp, 0], [1.0, 0], [1.0, 0], [1.0, 0])
-    assert not compared([1 + 5 * ulp, 0], [1.0, 0], [1.0, 0], [1.0, 0])
-    assert (TOLERANCE.floors, TOLERANCE.ulps) == (4, 4)
-
-
-def test_a_floor_that_rounding_does_not_explain_is_no_floor() -> None:
-    ulp = 2.0**-23
-    # The backend equals the recording, but our float64 run is 100 ulps off and float32 rounding is 10.
-    assert not compared([1 + 100 * ulp], [1 + 100 * ulp], [1.0], [1 + 10 * ulp])
-    assert compared([1 + 40 * ulp], [1 + 40 * ulp], [1.0], [1 + 10 * ulp])
-
-
-def test_infinities_must_be_equal_and_nan_never_is() -> None:
-    inf = float("inf")
-    assert compared([inf, 1], [inf, 1], [inf, 1], [inf, 1])
-    assert not compared([-inf, 1], [inf, 1], [inf, 1], [inf, 1])
-    assert not compared([1e30, 1], [inf, 1], [inf, 1], [inf, 1])
-    assert not compared([float("nan")], [float("nan")], [float("nan")], [float("nan")])
-
-
-def test_an_empty_blob_agrees_with_an_empty_blob_only() -> None:
-    empty = digest(np.zeros((0, 3)), 256)
-    assert compare_blob(PLACE, empty, empty, empty, empty).agrees
-    other = digest(np.zeros((0, 4)), 256)
-    assert not compare_blob(PLACE, other, empty, empty, empty).agrees
-
-
-def test_counts_must_be_equal() -> None:
-    exact = Place(1, "accuracy", "Accuracy", "top", exact=True)
-    third, near = digest(np.array([1 / 3]), 256), digest(np.array([np.float32(1 / 3) + 2**-25]), 256)
-    assert compare_blob(exact, third, third, third, third).agrees
-    assert not compare_blob(exact, near, third, third, third, NOTHING_CARRIED).agrees
-
-
-def test_what_no_sample_sees_the_statistics_see() -> None:
-    """A fault in one value of 10 000 that is not among the 256 recorded."""
-    rng = np.random.default_rng(3)
-    values = rng.standard_normal(10_000)
-    spoiled = values.copy()
-    spoiled[17] = 9.0
-    assert 17 not in recording.sample_indices(values.size, 256)
-    right, wrong = digest(values, 256), digest(spoiled, 256)
-    assert isinstance(right, Digest)
-    assert compare_blob(PLACE, right, right, right, right).agrees
-    result = compare_blob(PLACE, wrong, right, right, right)
-    assert not result.agrees
-    assert "maximum" in result.reason
-
-
-def test_a_norm_and_a_mean_that_are_near_by_luck() -> None:
-    """One float32 run has the exact norm and mean; another as noisy a run has not, and agrees; a mean that is off by
-    more than noise does not."""
-    random = np.random.default_rng(0)
-    values = random.standard_normal(4096)
-    exact = digest(values, 256)
-    float32 = Digest(exact.shape, digest(values + 1e-5 * random.standard_normal(4096), 256).sample, exact.stats)
-    other = digest(values * (1 + 5e-7) + 1e-5 * random.standard_normal(4096), 256)
-    assert abs(other.stats[3] - exact.stats[3]) > 4 * np.spacing(np.float32(exact.stats[3]))
-    assert compare_blob(PLACE, other, None, exact, float32).agrees
-    wrong = values + 1e-5  # what no sample sees where it is as large as the noise
-    wrong[recording.sample_indices(4096, 256)] -= 1e-5
-    result = compare_blob(PLACE, digest(wrong, 256), None, exact, float32)
-    assert not result.agrees and "mean" in result.reason

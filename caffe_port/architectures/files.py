@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 from caffe_port import build
 from caffe_port.architectures import deploy, get, solver, train_val
-from caffe_port.errors import ArtifactError, Location
+from caffe_port.errors import Location
 from caffe_port.frontend import NetState, PlacedLayer
 from caffe_port.net import Net
 from caffe_port.proto import text
-from caffe_port.proto.files import replacing
+from caffe_port.proto.files import move_together, workshop
 from caffe_port.proto.schema import Message
 
 __all__ = ["FILES", "Built", "write"]
@@ -43,8 +42,9 @@ def write(
     options: Mapping[str, Any] | None = None,
     solver_fields: Mapping[str, Any] | None = None,
 ) -> Built:
-    """Writes the three files of an architecture into a folder, which is made: all of them or none. What is there under
-    their names is replaced. Before that the nets are built, the second in both phases.
+    """Writes the three files of an architecture into a folder, which is made: all of them or none (only a kill between
+    two renames leaves a part). What is there under their names is replaced. Before that the nets are built, the second
+    in both phases.
 
     The arguments are those of `deploy`, `train_val` and `solver`. The solver names the net without a folder, so it is
     started where the files are.
@@ -57,18 +57,12 @@ def write(
     net = _built(deployed, FILES[0], "TEST")
     for phase in ("TRAIN", "TEST"):
         _built(trained, FILES[1], phase, crop=get(name).crop)
-    paths = tuple(Path(folder) / file for file in FILES)
-    for path in paths:
-        if path.is_dir():
-            raise ArtifactError(f"{path}: is a directory, so no file can have this name")
-    try:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    with contextlib.ExitStack() as stack:
-        for path, message in zip(paths, (deployed, trained, solved), strict=True):
-            stack.enter_context(replacing(path)).write(text.dumps(message).encode("ascii"))
-    return Built(paths, net)
+    place = Path(folder)
+    with workshop(place) as made:
+        for file, message in zip(FILES, (deployed, trained, solved), strict=True):
+            text.write(made / file, message)
+        move_together(made, place, FILES)
+    return Built(tuple(place / file for file in FILES), net)
 
 
 def _built(message: Message, file: str, phase: str, crop: int | None = None) -> Net:

@@ -182,10 +182,10 @@ def without_training(net: Message, kept: frozenset[str]) -> None:
         if "param" not in kept:
             layer.ClearField("param")
         if "fillers" not in kept:
-            for message in (layer.convolution_param, layer.inner_product_param):
-                # Clearing a field of a message that is not there leaves it so.
-                message.ClearField("weight_filler")
-                message.ClearField("bias_filler")
+            # Clearing a field of a message that is not there would make the message.
+            for name in filter(layer.HasField, ("convolution_param", "inner_product_param")):
+                getattr(layer, name).ClearField("weight_filler")
+                getattr(layer, name).ClearField("bias_filler")
 
 
 def as_finetuned(net: Message, heads: Sequence[str], suffix: str, factor: float) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 
 from caffe_port.artifacts.draft import DeployedFile, Draft, Survivors, folded
 from caffe_port.artifacts.form import Form
-from caffe_port.backends import Backend, OnnxBackend, make_session
+from caffe_port.backends import Backend, OnnxBackend
 from caffe_port.budget import Runner, percent
 from caffe_port.errors import GraphError
 from caffe_port.layers.base import Array
 from caffe_port.net import Net
 from caffe_port.passes.fold_linear import fold_linear
 from caffe_port.preprocessing import Manifest, Preprocessing
+from caffe_port.sessions import make_session
 
 if TYPE_CHECKING:
     import onnx

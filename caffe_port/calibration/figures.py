@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from caffe_port.calibration.report import Calibration
-from caffe_port.errors import GraphError, MissingDependency
-from caffe_port.printing import printable
+from caffe_port.errors import GraphError
+from caffe_port.optional import require_matplotlib
+from caffe_port.plotting import drawn, plain_label, plain_style
 from caffe_port.proto.files import replacing
 
 if TYPE_CHECKING:
@@ -20,17 +20,8 @@ __all__ = ["FORMATS", "write_figures"]
 FORMATS = ("png", "svg")
 """What figures can be written as."""
 
-_RC = {
-    "svg.hashsalt": "caffe_port",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.dpi": 150,
-}
-_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+_LONGEST = 80
+"""Characters of a name in a legend; longer ones are cut."""
 
 
 def write_figures(calibration: Calibration, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -38,17 +29,14 @@ def write_figures(calibration: Calibration, folder: Path, formats: Sequence[str]
 
     Raises: MissingDependency without matplotlib; ArtifactError where the system refuses to write.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependency(f"figures need matplotlib: pip install 'caffe_port[calibration]' ({error})") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     for one in formats:
         if one not in FORMATS:
             raise GraphError(f"unknown format of figures {one!r}; known: {', '.join(FORMATS)}")
     written = []
-    # A Figure of its own, not pyplot: nothing of the process's state is used, and no window system.
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_RC, "backend": "agg"}):
+    with plain_style():
         for name, draw in (
             ("roc", _roc),
             ("precision-recall", _precision_recall),
@@ -59,10 +47,9 @@ def write_figures(calibration: Calibration, folder: Path, formats: Sequence[str]
             figure = Figure(figsize=(5, 4.4 if count == 1 else 2.2 * count), layout="constrained")
             draw(calibration, list(figure.subplots(count, squeeze=False)[:, 0]))
             for kind in formats:
-                picture = io.BytesIO()
-                figure.savefig(picture, format=kind, metadata=_METADATA[kind])
+                picture = drawn(figure, kind)
                 with replacing(folder / f"{name}.{kind}") as stream:
-                    stream.write(picture.getvalue())
+                    stream.write(picture)
                 written.append(folder / f"{name}.{kind}")
     return written
 
@@ -147,7 +134,7 @@ def _scores(calibration: Calibration, places: list[Axes]) -> None:
         for label, colour, row in (("negative", "C0", counts[0]), ("positive", "C3", counts[1])):
             axes.stairs(row / row.sum(), ends, fill=True, color=colour, alpha=0.45, label=label)
         axes.axvline(model.chosen.threshold.value, color="black", linewidth=1, label="threshold")
-        axes.set_xlabel(_plain(f"score ({model.name})"))
+        axes.set_xlabel(plain_label(f"score ({model.name})", _LONGEST))
         axes.set_ylabel("share of the class")
         axes.legend()
 
@@ -159,10 +146,4 @@ def _frame(axes: Axes, x: str, y: str, where: str) -> None:
 
 def _named(number: int, name: str, more: str) -> str:
     # matplotlib leaves labels that begin with _ out.
-    return _plain(f"{number + 1}: {name}{', ' if more else ''}{more}")
-
-
-def _plain(text: str) -> str:
-    """Text without what matplotlib takes for a formula, or cannot draw; long names are cut."""
-    shown = printable(text).replace("$", r"\$")
-    return shown if len(shown) <= 80 else f"{shown[:79]}…"
+    return plain_label(f"{number + 1}: {name}{', ' if more else ''}{more}", _LONGEST)

@@ -107,6 +107,6 @@ def _pairs(option: str, given: Sequence[str]) -> dict[str, Any]:
             pairs[name] = (
                 {"true": True, "false": False}[value] if value in ("true", "false") else ast.literal_eval(value)
             )
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             pairs[name] = value
     return pairs

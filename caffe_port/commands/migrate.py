@@ -82,8 +82,8 @@ def _print(migration: Migration, folder: str | None) -> None:
     for note in migration.notes:
         tell(f"  {script}:{note.line}: {note.text}")
     tell()
-    for line in migration.diff.removesuffix("\n").split("\n"):
-        tell(line.removesuffix("\r"))
+    for changed in migration.diff.removesuffix("\n").split("\n"):
+        tell(changed.removesuffix("\r"))
 
 
 def _preprocessing(one: Conversion) -> list[tuple[int, str]]:

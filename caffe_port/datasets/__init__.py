@@ -28,7 +28,7 @@ from caffe_port.layers.base import Array, LayerDef, LayerSpec
 from caffe_port.proto import text, upgrade
 
 if TYPE_CHECKING:
-    from caffe_port.datasets.readers import Batches
+    from caffe_port.datasets.items import Batches
 
 __all__ = ["Batch", "FoundSource", "find_sources", "open_source", "open_sources", "together"]
 
@@ -65,20 +65,28 @@ def _batches(
     seed: int,
     arrays: tuple[Array, Array] | None,
 ) -> Batches:
-    from caffe_port.datasets import readers
-
     if isinstance(definition, layers.HDF5Data):
-        return readers.hdf5_batches(definition, tops, root=root, seed=seed)
+        from caffe_port.datasets.hdf5_data import hdf5_batches
+
+        return hdf5_batches(definition, tops, root=root, seed=seed)
     if isinstance(definition, layers.Data):
-        return readers.lmdb_batches(definition, tops, phase=phase, root=root, seed=seed)
+        from caffe_port.datasets.lmdb_data import lmdb_batches
+
+        return lmdb_batches(definition, tops, phase=phase, root=root, seed=seed)
     if isinstance(definition, layers.ImageData):
-        return readers.image_batches(definition, phase=phase, root=root, seed=seed)
+        from caffe_port.datasets.image_data import image_batches
+
+        return image_batches(definition, phase=phase, root=root, seed=seed)
     if isinstance(definition, layers.WindowData):
-        return readers.window_batches(definition, root=root, seed=seed)
+        from caffe_port.datasets.window_data import window_batches
+
+        return window_batches(definition, root=root, seed=seed)
     if isinstance(definition, layers.MemoryData):
         if arrays is None:
             raise DataError("MemoryData has no file: give its data and labels (arrays=)")
-        return readers.memory_batches(definition, *arrays)
+        from caffe_port.datasets.memory_data import memory_batches
+
+        return memory_batches(definition, *arrays)
     raise DataError(f"{definition.type} reads no data")
 
 

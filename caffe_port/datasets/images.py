@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from caffe_port.errors import ImageError
+from caffe_port.image_files import opened_image
 from caffe_port.layers.base import Array
 from caffe_port.limits import limits
-from caffe_port.scoring.preprocess import opened_image
 
 __all__ = ["decode", "read_image", "resize"]
 

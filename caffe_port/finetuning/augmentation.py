@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from caffe_port.datasets.readers import Items, Ticket
+from caffe_port.datasets.items import Items, Ticket
 from caffe_port.datasets.transform import RandomStream, Transformer
 from caffe_port.finetuning.data import LabelledImage
 from caffe_port.finetuning.nets import transform_of
+from caffe_port.image_files import rgb_pixels
 from caffe_port.layers.base import Array
 from caffe_port.layers.data import Transform
 from caffe_port.preprocessing import Preprocessing
-from caffe_port.scoring.preprocess import rgb_pixels
 
 __all__ = ["AugmentedImages"]
 

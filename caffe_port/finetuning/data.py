@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caffe_port.errors import DataError, ImageError, Location, Problems
+from caffe_port.image_files import rgb_pixels
 from caffe_port.reading import lines_of
-from caffe_port.scoring.preprocess import rgb_pixels
 from caffe_port.scoring.sources import image_suffixes
 
 __all__ = ["LEAST", "Dataset", "LabelledImage", "read_dataset"]

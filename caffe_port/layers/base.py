@@ -58,7 +58,6 @@ class Count:
 
 
 ONE = Count(1, 1)
-TWO = Count(2, 2)
 
 
 class Params:

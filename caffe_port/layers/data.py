@@ -229,6 +229,7 @@ class MemoryData(DataSource):
 class HDF5Data(DataSource):
     """Datasets of HDF5 files, named as the tops. Their shapes stand in the files alone.
 
+    Shapes: → (batch_size, …) a top, the axes behind the first those of its dataset.
     Raises: UnsupportedParameter if there is a transform_param, as in Caffe.
     Source: BVLC/caffe @ 9b89154, hdf5_data_layer.cpp.
     """

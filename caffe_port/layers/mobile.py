@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from caffe_port.errors import ShapeError
+from caffe_port.layers import param_str
 from caffe_port.layers.activation import Neuron
 from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, RunContext, refuse
 from caffe_port.layers.convolution import Convolution
+from caffe_port.reading import shown
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, format_shape
 
@@ -57,6 +58,7 @@ class Mish(Neuron):
 class DepthwiseConvolution(Convolution):
     """Convolution under another name: the forks only compute it faster where each group is one channel.
 
+    Shapes: (N, C, H, W) → (N, num_output, out_h, out_w), as of Convolution. Raises: what Convolution raises.
     Source: yonghenglh6/DepthwiseConvolution, caffe/src/caffe/layers/depthwise_conv_layer.cpp, which derives from
     ConvolutionLayer.
     """
@@ -132,11 +134,11 @@ class SpatialDropout(Neuron):
         params = spec.params("python_param")
         params.inert("module", "layer", "share_in_parallel")
         written = params.text("param_str")
+        given = param_str.mapping(written)
         try:
-            given = ast.literal_eval(written)
-            ratio, phase = float(given["p"]), given["phase"]
-        except (ValueError, SyntaxError, TypeError, KeyError):
-            raise refuse(f"param_str must be {{'phase': …, 'p': …}}, it is {written!r}") from None
+            ratio, phase = float(given["p"]), given["phase"]  # type: ignore[arg-type]  # a tuple is a TypeError
+        except (ValueError, TypeError, KeyError):
+            raise refuse(f"param_str must be {{'phase': …, 'p': …}}, it is {shown(written)}") from None
         if not 0 < ratio < 1:
             raise refuse(f"p must be between 0 and 1, it is {ratio:g}")
         return cls(ratio, phase == "TRAIN")

@@ -79,6 +79,12 @@ class LRN(LayerDef):
         return [x * scale ** x.dtype.type(-self.beta)]
 
 
+def _with_channels(bottom: Shape) -> Shape:
+    if len(bottom) < 2:
+        raise ShapeError(f"BatchNorm needs a bottom of at least 2 axes, it has {len(bottom)}")
+    return bottom
+
+
 @layer("BatchNorm")
 @dataclass(frozen=True, slots=True)
 class BatchNorm(LayerDef):
@@ -112,9 +118,7 @@ class BatchNorm(LayerDef):
         )
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        if len(bottoms[0]) < 2:
-            raise ShapeError(f"BatchNorm needs a bottom of at least 2 axes, it has {len(bottoms[0])}")
-        return [bottoms[0]]
+        return [_with_channels(bottoms[0])]
 
     def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
         channels = (bottoms[0][1],)
@@ -186,9 +190,7 @@ class ScaledBatchNorm(LayerDef):
         )
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        if len(bottoms[0]) < 2:
-            raise ShapeError(f"BatchNorm needs a bottom of at least 2 axes, it has {len(bottoms[0])}")
-        return [bottoms[0]]
+        return [_with_channels(bottoms[0])]
 
     def weight_specs(self, bottoms: Sequence[Shape]) -> list[WeightSpec]:
         channels = (bottoms[0][1],)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from caffe_port.errors import ShapeError
-from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, RunContext, refuse
+from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, Params, RunContext, refuse
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, count, format_shape, pool_output
 
@@ -95,6 +95,14 @@ def average_pool(x: Array, window: PoolWindow) -> Array:
         return np.asarray(top / (heights * widths))
 
 
+def _method(params: Params) -> str:
+    params.inert("engine")
+    method = params.enum("pool")
+    if method == "STOCHASTIC":
+        raise refuse("STOCHASTIC pooling is not implemented in Caffe's CPU code")
+    return method
+
+
 @layer("Pooling")
 @dataclass(frozen=True, slots=True)
 class Pooling(LayerDef):
@@ -121,10 +129,7 @@ class Pooling(LayerDef):
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("pooling_param")
-        params.inert("engine")
-        method = params.enum("pool")
-        if method == "STOCHASTIC":
-            raise refuse("STOCHASTIC pooling is not implemented in Caffe's CPU code")
+        method = _method(params)
         if spec.num_tops > 1 and method != "MAX":
             raise refuse("a second top (the mask) is for MAX pooling only")
 
@@ -211,10 +216,7 @@ class SPP(LayerDef):
     @classmethod
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("spp_param")
-        params.inert("engine")
-        method = params.enum("pool")
-        if method == "STOCHASTIC":
-            raise refuse("STOCHASTIC pooling is not implemented in Caffe's CPU code")
+        method = _method(params)
         height = params.integer("pyramid_height")
         if not 0 < height < 32:
             raise refuse(f"pyramid_height must be given and positive, it is {height}")

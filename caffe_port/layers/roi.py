@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caffe_port.errors import ShapeError
+from caffe_port.layers import param_str
 from caffe_port.layers.base import Array, Count, LayerDef, LayerSpec, RunContext, refuse
 from caffe_port.layers.boxes import Suppression, ranked
+from caffe_port.reading import shown
 from caffe_port.registry import layer
 from caffe_port.shapes import Shape, count, format_shape, legacy_dim
 
@@ -300,7 +300,7 @@ class Proposal(Proposing):
         )
 
 
-_PYTHON_KEYS = {"feat_stride", "scales", "ratios"}
+_PYTHON_DEFAULTS: dict[str, Any] = {"feat_stride": None, "ratios": (0.5, 1.0, 2.0), "scales": (8.0, 16.0, 32.0)}
 
 
 @layer("rpn.proposal_layer.ProposalLayer")
@@ -325,14 +325,19 @@ class ProposalLayer(Proposing):
     def parse(cls, spec: LayerSpec) -> Self:
         params = spec.params("python_param")
         params.inert("module", "layer", "share_in_parallel")
-        given = _yaml_mapping(params.text("param_str"))
-        unknown = sorted(set(given) - _PYTHON_KEYS)
-        if unknown or "feat_stride" not in given:
-            raise refuse(f"param_str must give feat_stride, and may give scales: {params.text('param_str')!r}")
+        given = param_str.mapping(params.text("param_str"))
+        stride, ratios, scales = (given.get(name, default) for name, default in _PYTHON_DEFAULTS.items())
+        if set(given) - set(_PYTHON_DEFAULTS) or not (
+            isinstance(stride, float) and stride >= 1 and stride.is_integer()
+        ):
+            told = "must give feat_stride, a whole number, and may give scales and ratios"
+            raise refuse(f"param_str {told}: {shown(params.text('param_str'))}")
+        if not all(isinstance(given, tuple) and min(given) > 0 and max(given) < 1e6 for given in (ratios, scales)):
+            raise refuse("scales and ratios of param_str must be lists of numbers above 0 and below 1e6")
         train = spec.phase == "TRAIN"
         return cls(
-            anchors=anchors(16, given.get("ratios", (0.5, 1, 2)), given.get("scales", (8, 16, 32)), np.round),
-            feat_stride=int(given["feat_stride"]),
+            anchors=anchors(16, ratios, scales, np.round),
+            feat_stride=int(stride),
             min_size=16,
             pre_nms=12000 if train else 6000,
             post_nms=2000 if train else 300,
@@ -341,16 +346,3 @@ class ProposalLayer(Proposing):
             drops_small=True,
             scale_columns=(2, 2),
         )
-
-
-def _yaml_mapping(text: str) -> dict[str, Any]:
-    """A YAML mapping of names to numbers and lists of them, the only form these strings have."""
-    body = re.sub(r"!!python/tuple\s*", "", text).strip()
-    if not body.startswith("{"):
-        body = "{" + ", ".join(filter(None, (line.strip() for line in body.splitlines()))) + "}"
-    body = re.sub(r"(?<=[{,])\s*([A-Za-z_]\w*)\s*:", r"'\1':", body)
-    try:
-        found = ast.literal_eval(body)
-    except (ValueError, SyntaxError):
-        raise refuse(f"param_str is no mapping of names to numbers: {text!r}") from None
-    return found if isinstance(found, dict) else {}

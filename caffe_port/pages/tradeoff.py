@@ -13,8 +13,8 @@ from caffe_port.pages.document import Child, document, tag
 from caffe_port.printing import printable
 from caffe_port.shapes import format_shape
 from caffe_port.tradeoff.comparison import Comparison, Row, megabytes, milliseconds, percent, told
-from caffe_port.tradeoff.figure import UNKNOWN_ACCURACY, X_LABEL, Y_LABEL, Scene, round_ticks
 from caffe_port.tradeoff.labels import Disc, place_labels
+from caffe_port.tradeoff.scene import UNKNOWN_ACCURACY, X_LABEL, Y_LABEL, Scene, round_ticks
 
 __all__ = ["page"]
 

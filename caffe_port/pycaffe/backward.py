@@ -141,7 +141,7 @@ def gradient_of_top(layer: Layer, top: Array, top_diff: Array) -> Array | None:
 
 def make_module(layer: Layer) -> nn.Module:
     """The layer's PyTorch module. Raises: MissingDependency without torch; UnsupportedLayer."""
-    from caffe_port.converters.to_pytorch.export import require_torch
+    from caffe_port.optional import require_torch
 
     require_torch()
     registry.require_expressible("pytorch", [layer])

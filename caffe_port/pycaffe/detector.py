@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_port.errors import MissingDependency, ShapeError
+from caffe_port.image_files import Source
 from caffe_port.pycaffe import TEST
 from caffe_port.pycaffe.classifier import image_transformer
 from caffe_port.pycaffe.io import load_image, resize_image
 from caffe_port.pycaffe.net import Net
-from caffe_port.scoring.preprocess import Source
 
 __all__ = ["Detector"]
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from caffe_port.errors import DataError, GraphError, MissingDependency, ShapeError, UnsupportedParameter
+from caffe_port.image_files import Source, opened_image
 from caffe_port.proto.schema import Message, message
 from caffe_port.pycaffe.proto import caffe_pb2  # noqa: F401  old scripts reach it as caffe.io.caffe_pb2
-from caffe_port.scoring.preprocess import Source, opened_image
 from caffe_port.shapes import format_shape
 
 __all__ = [

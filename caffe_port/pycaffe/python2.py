@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import builtins
 import io
+import sys
 import tokenize
 import types
 from dataclasses import dataclass
@@ -116,4 +117,24 @@ def _decoded(source: bytes, file: str) -> str:
 
 def namespace(translation: Translation) -> dict[str, Any]:
     """What the globals of a module must have before its code runs."""
-    return {"__builtins__": BUILTINS if translation.python2 else builtins}
+    return {"__builtins__": _BUILTINS if translation.python2 else builtins}
+
+
+def _exec(code: Any, globals: dict[str, Any], locals: Any = None) -> None:
+    if isinstance(code, (str, bytes)):
+        source = code.encode() if isinstance(code, str) else code
+        code = translate(source, "<string>", python2=True).code
+    globals.setdefault("__builtins__", _BUILTINS)
+    exec(code, globals, locals)
+
+
+def _eval(source: Any, globals: dict[str, Any] | None = None, locals: Any = None) -> Any:
+    frame = sys._getframe(1)
+    if globals is None:
+        globals, locals = frame.f_globals, frame.f_locals
+    globals.setdefault("__builtins__", _BUILTINS)
+    return eval(translated_expression(source) if isinstance(source, str) else source, globals, locals)
+
+
+_BUILTINS = {**BUILTINS, "eval": _eval, "exec": _exec}
+"""Of translated code, which translates what it runs itself."""

@@ -159,26 +159,6 @@ def _open(name: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
     return builtins.open(name, mode, *args, **options)  # noqa: PTH123 - a name or a descriptor, as open takes it
 
 
-def _exec(code: Any, globals: dict[str, Any], locals: Any = None) -> None:
-    from caffe_port.pycaffe.python2 import translate
-
-    if isinstance(code, (str, bytes)):
-        source = code.encode() if isinstance(code, str) else code
-        code = translate(source, "<string>", python2=True).code
-    globals.setdefault("__builtins__", BUILTINS)
-    exec(code, globals, locals)
-
-
-def _eval(source: Any, globals: dict[str, Any] | None = None, locals: Any = None) -> Any:
-    from caffe_port.pycaffe.python2 import translated_expression
-
-    frame = sys._getframe(1)
-    if globals is None:
-        globals, locals = frame.f_globals, frame.f_locals
-    globals.setdefault("__builtins__", BUILTINS)
-    return eval(translated_expression(source) if isinstance(source, str) else source, globals, locals)
-
-
 def _reload(module: types.ModuleType) -> types.ModuleType:
     # `reload(sys)` only brought back setdefaultencoding, which Python 3 does not need.
     return module if module is sys else importlib.reload(module)
@@ -272,8 +252,6 @@ BUILTINS: dict[str, Any] = {
     "apply": lambda function, args=(), kwargs=None: function(*args, **(kwargs or {})),
     "basestring": (str, bytes),
     "cmp": lambda a, b: (a > b) - (a < b),
-    "eval": _eval,
-    "exec": _exec,
     "filter": _filter,
     "intern": sys.intern,
     "long": int,

@@ -50,7 +50,7 @@ class Solver:
             raise FileError(f"Could not open file {os.fspath(param_file)}")
         message, where = text.read(param_file, "SolverParameter")
         self.param = upgrade.upgrade_solver(message, where)
-        from caffe_port.converters.to_pytorch.export import require_torch
+        from caffe_port.optional import require_torch
 
         require_torch()
         from caffe_port.pycaffe.solver_loop import SolverLoop

@@ -8,12 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from caffe_port.datasets import Batch
-from caffe_port.errors import WeightsError
 from caffe_port.layers.base import Array
 from caffe_port.net import Net as BuiltNet
 from caffe_port.pycaffe.net import Net
@@ -64,11 +62,7 @@ class SolverLoop(Solver):
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Takes over iteration, history and weights of a snapshot. Raises: WeightsError."""
         state, weights = read_snapshot(path, self.settings.root)
-        history = [torch.from_numpy(np.array(blob.data, np.float32)) for blob in state.history]
-        try:
-            self.optimizer.load_history(history, state.iteration)
-        except WeightsError as error:
-            raise WeightsError(f"{os.fspath(path)}: {error}") from None
+        self._load_history(path, state)
         if weights is not None:
             self.script_nets[0].copy_from(weights)
         self.iteration, self.current_step = state.iteration, state.current_step

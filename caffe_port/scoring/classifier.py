@@ -40,14 +40,14 @@ from caffe_port.scoring.runners import (
     folded,
     folded_model,
     in_batches_of,
-    session,
     session_runner,
 )
+from caffe_port.sessions import make_session
 from caffe_port.shapes import format_shape
 
 if TYPE_CHECKING:
+    from caffe_port.image_files import Source
     from caffe_port.models.progress import Progress
-    from caffe_port.scoring.preprocess import Source
 
 __all__ = [
     "Classifier",
@@ -351,7 +351,7 @@ def _of_onnx(
 
     if not path.is_file():
         raise FetchError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
-    opened = session(path, optimized=False)
+    opened = make_session(path, optimized=False)
     shapes = {value.name: tuple(value.shape) for value in opened.get_inputs()}
     outputs = {value.name: tuple(value.shape) for value in opened.get_outputs()}
     carried = opened.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

@@ -10,6 +10,7 @@ from caffe_port.errors import DataError, GraphError
 from caffe_port.models import ReleasedModel
 from caffe_port.net import Net
 from caffe_port.preprocessing import Manifest, Preprocessing, read_manifest
+from caffe_port.reading import open_regular
 
 __all__ = ["NO_PREPROCESSING", "as_manifest", "derived_manifest", "manifest_from", "released_manifest"]
 
@@ -33,7 +34,7 @@ def manifest_from(
     Raises: DataError; PrototxtError.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             is_json = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
     except OSError as error:
         raise DataError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from None

@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 import io
-import os
-import struct
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from caffe_port.errors import ImageError
-from caffe_port.limits import Limits, limits
+from caffe_port.image_files import Source, as_rgb, image_error, opened_image, require_pixels, source_name
 from caffe_port.preprocessing import MeanImage, Preprocessing
-from caffe_port.reading import open_regular, reason
 
-__all__ = ["NOT_DECODED", "Source", "opened_image", "rgb_pixels", "source_name", "tensor"]
+__all__ = ["tensor"]
 
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]
-"""An image: a path, the bytes of a file, an open file (read from its start), an image of Pillow, or its pixels, uint8,
-(height, width, 3) in RGB or (height, width) in grey."""
-
-NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow recognises and has no decoder of its own for. EPS, a program, would be handed to Ghostscript."""
-
-_BYTES = bytes | bytearray | memoryview
 _BILINEAR = Image.Resampling.BILINEAR
-
-# What Pillow's decoders raise on broken files, beyond its documented OSError.
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
 
 
 def tensor(
@@ -91,7 +57,7 @@ def tensor(
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     if top < 0 or left < 0:
         size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-        raise _error(name, f"{size} pixels are too few to crop {height}x{width} (height x width)")
+        raise image_error(name, f"{size} pixels are too few to crop {height}x{width} (height x width)")
     # From here on every step looks at one pixel of one channel alone, so all of them together are one look-up.
     centre = pixels[top : top + height, left : left + width]
     order = preprocessing.channel_order
@@ -105,28 +71,18 @@ def tensor(
     return blob
 
 
-def rgb_pixels(source: Source) -> NDArray[np.uint8]:
-    """One image as it is, converted to RGB: uint8, shape (height, width, 3). Raises: ImageError, as `tensor`."""
-    with opened_image(source) as image:
-        return np.asarray(_rgb(image))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 def _converted(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     # Grey by way of RGB, whatever the file holds; of what is grey already that changes nothing.
     if preprocessing.channel_order == "grey":
-        return image if image.mode == "L" else _rgb(image).convert("L")
-    return _rgb(image)
+        return image if image.mode == "L" else as_rgb(image).convert("L")
+    return as_rgb(image)
 
 
 def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     if preprocessing.resize is None:
         return image
     height, width = preprocessing.resize
-    _require_pixels(height, width)
+    require_pixels(height, width)
     if preprocessing.interpolation == "opencv":
         from caffe_port.datasets import images
 
@@ -135,7 +91,7 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         resized = images.resize(planes, height, width)
         return Image.fromarray(resized[0] if pixels.ndim == 2 else np.ascontiguousarray(resized.transpose(1, 2, 0)))
     # Between the two passes an image of one column and very many rows is large.
-    _require_pixels(image.height, width)
+    require_pixels(image.height, width)
     # In two calls: given both sizes at once, some versions of Pillow resize the columns of some pictures first, and
     # each pass rounds to 8 bits.
     return image.resize((width, image.height), _BILINEAR).resize((width, height), _BILINEAR)
@@ -174,69 +130,3 @@ def _tables(preprocessing: Preprocessing) -> NDArray[np.float32]:
 @lru_cache(maxsize=8)
 def _mean_image(preprocessing: Preprocessing) -> NDArray[np.float64]:
     return preprocessing.mean_array()
-
-
-@contextmanager
-def opened_image(source: Source, name: str | None = None) -> Iterator[Image.Image]:
-    """The opened image; whatever fails while it is in use becomes an ImageError, which calls it `name`."""
-    name = source_name(source) if name is None else name
-    try:
-        if isinstance(source, Image.Image):
-            yield source
-            return
-        if isinstance(source, np.ndarray):
-            yield _of_array(source)
-            return
-        with ExitStack() as stack:
-            opened: Any = io.BytesIO(source) if isinstance(source, _BYTES) else source
-            if isinstance(source, str | os.PathLike):
-                opened = stack.enter_context(open_regular(source))
-            if limits.image_pixels != Limits().image_pixels:
-                # Pillow has a limit of its own, which holds for an image inside an image too: half of what it refuses.
-                Image.MAX_IMAGE_PIXELS = limits.image_pixels // 2
-            image = stack.enter_context(Image.open(opened))
-            _require_pixels(image.height, image.width)
-            if image.format in NOT_DECODED:
-                raise ValueError(f"{image.format} is not decoded here")
-            yield image
-    except UnidentifiedImageError as err:
-        what = "the file is empty" if _is_empty(source) else "not an image that Pillow can read"
-        raise _error(name, what) from err
-    except _BROKEN as err:
-        raise _error(name, reason(err)) from err
-
-
-def _require_pixels(height: int, width: int) -> None:
-    if height * width > limits.image_pixels:
-        held = f"at most {limits.image_pixels:,} are held (limit image_pixels)"
-        raise ValueError(f"{height * width:,} pixels ({height}x{width}, height x width); {held}")
-
-
-def source_name(source: Source) -> str:
-    """What an image is called in an error: its path, or what it is."""
-    if isinstance(source, _BYTES):
-        return f"image of {len(source)} bytes"
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, np.ndarray):
-        return f"array {'x'.join(map(str, source.shape))}"
-    name = getattr(source, "filename", None) or getattr(source, "name", None)
-    return str(name) if name else f"image from {type(source).__name__}"
-
-
-def _error(name: str, why: str) -> ImageError:
-    return ImageError(f"{name}: {why}" if name else why)
-
-
-def _of_array(pixels: NDArray[Any]) -> Image.Image:
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.shape[2:] == (3,)) or not pixels.size:
-        raise ValueError(f"pixels are uint8, (height, width, 3) in RGB or (height, width), not {pixels.dtype}")
-    return Image.fromarray(np.ascontiguousarray(pixels))
-
-
-def _is_empty(source: Source) -> bool:
-    if isinstance(source, _BYTES):
-        return not source
-    if isinstance(source, str | os.PathLike):
-        return Path(source).stat().st_size == 0
-    return not isinstance(source, Image.Image | np.ndarray) and source.seek(0, io.SEEK_END) == 0

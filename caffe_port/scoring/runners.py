@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from caffe_port import runtime
-from caffe_port.errors import ArtifactError, MissingDependency
+from caffe_port.errors import MissingDependency
 from caffe_port.layers.base import Array
 from caffe_port.net import Net
+from caffe_port.sessions import make_session
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,6 @@ __all__ = [
     "folded",
     "folded_model",
     "in_batches_of",
-    "session",
     "session_runner",
 ]
 
@@ -114,29 +113,9 @@ _MAKERS: Mapping[str, Callable[[Net, str, str, int | None], Runner]] = {
 
 def session_runner(model: bytes | Path, blob: str, output: str, threads: int | None) -> Runner:
     """Runs an ONNX model, in memory or as a file. Raises: MissingDependency; ArtifactError."""
-    opened = session(model, threads)
+    opened = make_session(model, threads)
 
     def run(batch: Array) -> Array:
         return np.asarray(opened.run([output], {blob: batch})[0], np.float32)
 
     return run
-
-
-def session(model: bytes | Path, threads: int | None = None, *, optimized: bool = True) -> Any:
-    """A session of onnxruntime on the CPU. Raises: MissingDependency; ArtifactError."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(f"onnxruntime is needed: pip install 'caffe_port[runtime]' ({error})") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    given = os.fspath(model) if isinstance(model, Path) else model
-    try:
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common type
-        name = f"{model}: " if isinstance(model, Path) else ""
-        raise ArtifactError(f"{name}onnxruntime does not take the model: {error}") from error

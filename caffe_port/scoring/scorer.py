@@ -19,6 +19,7 @@ from caffe_port import models
 from caffe_port._version import __version__
 from caffe_port.errors import ArtifactError, CaffePortError, GraphError, ImageError, MissingDependency
 from caffe_port.evidence import generated_pictures
+from caffe_port.image_files import Source, source_name
 from caffe_port.layers.base import Array
 from caffe_port.models.fetch import cache_folder
 from caffe_port.models.progress import Progress
@@ -28,7 +29,7 @@ from caffe_port.scoring.classifier import Classifier, classifier_of, open_classi
 from caffe_port.scoring.items import Item, Row
 from caffe_port.scoring.manifests import released_manifest
 from caffe_port.scoring.pipeline import Allowance, in_chunks
-from caffe_port.scoring.preprocess import Source, source_name, tensor
+from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.runners import BACKENDS, PRECISIONS, Runner
 
 if TYPE_CHECKING:

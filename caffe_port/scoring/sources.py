@@ -74,7 +74,7 @@ def image_suffixes() -> frozenset[str]:
     """The suffixes, in lower case and with their dot, of the formats that the installed Pillow decodes."""
     from PIL import Image
 
-    from caffe_port.scoring.preprocess import NOT_DECODED
+    from caffe_port.image_files import NOT_DECODED
 
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN and name not in NOT_DECODED)

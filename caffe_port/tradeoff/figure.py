@@ -2,110 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from caffe_port.errors import GraphError, MissingDependency
-from caffe_port.printing import printable
+from caffe_port.errors import GraphError
+from caffe_port.optional import require_matplotlib
+from caffe_port.pages.tradeoff import page
+from caffe_port.plotting import drawn, plain_label, plain_style
 from caffe_port.proto.files import replacing
-from caffe_port.tradeoff.comparison import Comparison, Row
+from caffe_port.tradeoff.comparison import Comparison
 from caffe_port.tradeoff.labels import Disc, place_labels
+from caffe_port.tradeoff.scene import UNKNOWN_ACCURACY, X_LABEL, Y_LABEL, Scene, round_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FORMATS", "UNKNOWN_ACCURACY", "X_LABEL", "Y_LABEL", "Scene", "check_format", "round_ticks", "write_figure"]
+__all__ = ["FORMATS", "check_format", "write_figure"]
 
 FORMATS = ("png", "svg", "html")
 """What the figure can be written as; the file's suffix says which."""
 
-X_LABEL = "multiply-accumulates of one picture, in billions"
-Y_LABEL = "top-1 accuracy"
-UNKNOWN_ACCURACY = ("not", "known")
-"""Beside the strip of nets without a top-1 accuracy, in two lines."""
-
-_RC = {
-    "svg.hashsalt": "caffe_port",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.dpi": 150,
-}
-_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 _LARGEST = 38.0
 """Radius of the disc with the most parameters, in points."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What is drawn, in the units of the axes, whatever draws it.
-
-    `x` and `y` are the ends of the axes (billions, logarithmic; shares). Nets without a top-1 accuracy stand in a strip
-    below `floor`, which is `y[0]` where there are none. `rows` has larger discs before smaller ones, which are drawn
-    over them, each with its number in the comparison, which gives its colour.
-    """
-
-    rows: tuple[tuple[int, Row], ...]
-    x: tuple[float, float]
-    y: tuple[float, float]
-    floor: float
-    sizes: tuple[int, ...]
-    """Round numbers of parameters for the legend of areas, the largest first."""
-
-    @classmethod
-    def of(cls, comparison: Comparison) -> Scene:
-        """Raises: GraphError where no net has a top-1 accuracy, or one has no parameters or multiply-accumulates."""
-        rows = comparison.rows
-        shares = [row.top1 for row in rows if row.top1 is not None]
-        if not shares:
-            names = ", ".join(row.name for row in rows)
-            raise GraphError(f"no top-1 accuracy is known of {names}: give one with --accuracy NAME=0.71")
-        empty = [row.name for row in rows if not (row.cost.macs and row.cost.parameters)]
-        if empty:
-            raise GraphError(f"{', '.join(empty)}: without learned layers there is nothing to draw")
-        giga = [row.cost.macs / 1e9 for row in rows]
-        span = max(max(shares) - min(shares), 0.05)
-        floor, top = min(shares) - 0.22 * span, min(max(shares) + 0.2 * span, 1.02)
-        strip = 0.3 * (top - floor) if len(shares) < len(rows) else 0.0
-        most = max(row.cost.parameters for row in rows)
-        # The largest discs need room on either side, more the fewer decades there are.
-        room = 2.2 * (max(giga) / min(giga)) ** 0.04
-        largest = round_ticks(most / 10, most)[-1]
-        return cls(
-            tuple(sorted(enumerate(rows), key=lambda one: -one[1].cost.parameters)),
-            (min(giga) / room, max(giga) * room),
-            (floor - strip, top),
-            floor,
-            tuple(int(size) for size in (largest, largest / 5, largest / 20) if size >= 1),
-        )
-
-    @property
-    def most(self) -> int:
-        """The parameters of the largest disc."""
-        return self.rows[0][1].cost.parameters
-
-    def at(self, row: Row) -> tuple[float, float]:
-        """Where a net stands."""
-        height = (self.y[0] + self.floor) / 2 if row.top1 is None else row.top1
-        return row.cost.macs / 1e9, height
-
-    def radius(self, parameters: int, largest: float) -> float:
-        """Of a disc, where `largest` is that of the disc with the most parameters: areas are as parameters are."""
-        return largest * math.sqrt(parameters / self.most)
-
-
-def round_ticks(low: float, high: float) -> list[float]:
-    """The numbers 1, 2 and 5 times a power of ten from `low` to `high`."""
-    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
-    ticks = [float(f"{step}e{power}") for power in powers for step in (1, 2, 5)]
-    return [tick for tick in ticks if low <= tick <= high]
 
 
 def check_format(path: Path) -> str:
@@ -114,12 +32,7 @@ def check_format(path: Path) -> str:
     if kind not in FORMATS:
         raise GraphError(f"{path}: a figure is a file ending in {', '.join(f'.{known}' for known in FORMATS)}")
     if kind != "html":
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError as error:
-            raise MissingDependency(
-                f"figures need matplotlib: pip install 'caffe_port[calibration]' ({error}); HTML does without"
-            ) from None
+        require_matplotlib("write HTML, which does without")
     return kind
 
 
@@ -131,8 +44,6 @@ def write_figure(comparison: Comparison, path: Path) -> None:
     """
     kind = check_format(path)
     if kind == "html":
-        from caffe_port.pages.tradeoff import page
-
         data = page(comparison).encode()
     else:
         data = _drawn(Scene.of(comparison), kind)
@@ -141,12 +52,10 @@ def write_figure(comparison: Comparison, path: Path) -> None:
 
 
 def _drawn(scene: Scene, kind: str) -> bytes:
-    import matplotlib
     from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
 
-    # A Figure of its own, not pyplot: nothing of the process's state is used, and no window system.
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_RC, "backend": "agg"}):
+    with plain_style({"axes.axisbelow": True}):
         figure = Figure(figsize=(7.2, 4.8), layout="constrained")
         axes, aside = figure.subplots(1, 2, width_ratios=(6, 1))
         axes.set(xscale="log", xlim=scene.x, ylim=scene.y, xlabel=X_LABEL, ylabel=Y_LABEL)
@@ -173,9 +82,7 @@ def _drawn(scene: Scene, kind: str) -> bytes:
         figure.set_layout_engine("none")
         _legend(scene, aside)
         _name(scene, axes)
-        picture = io.BytesIO()
-        figure.savefig(picture, format=kind, metadata=_METADATA[kind])
-        return picture.getvalue()
+        return drawn(figure, kind)
 
 
 def _legend(scene: Scene, axes: Axes) -> None:
@@ -202,7 +109,7 @@ def _name(scene: Scene, axes: Axes) -> None:
     """Writes the names beside their discs, where they cover nothing."""
     # Everything in points, from the figure's corner.
     scale = 72 / axes.figure.dpi
-    texts = [_label(row.title) for _, row in scene.rows]
+    texts = [plain_label(row.title, 40) for _, row in scene.rows]
     discs = []
     for (_, row), text in zip(scene.rows, texts, strict=True):
         x, y = axes.transData.transform(scene.at(row)) * scale
@@ -227,9 +134,3 @@ def _name(scene: Scene, axes: Axes) -> None:
             if place.apart
             else None,
         )
-
-
-def _label(title: str) -> str:
-    """A name without what matplotlib takes for a formula; a long one is cut."""
-    shown = printable(title).replace("$", r"\$")
-    return shown if len(shown) <= 40 else f"{shown[:39]}…"

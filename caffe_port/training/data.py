@@ -17,7 +17,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from caffe_port.datasets import Batch, FoundSource, find_sources, together
-from caffe_port.datasets.readers import ImageItems, Items, LMDBItems, Ticket, hdf5_column
+from caffe_port.datasets.hdf5_data import hdf5_column
+from caffe_port.datasets.image_data import ImageItems
+from caffe_port.datasets.items import Items, Ticket
+from caffe_port.datasets.lmdb_data import LMDBItems
 from caffe_port.errors import CaffePortError, DataError
 from caffe_port.layers import data as layers
 from caffe_port.layers.base import Array

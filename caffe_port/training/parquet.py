@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from caffe_port.datasets import images
-from caffe_port.datasets.readers import Items, Ticket
+from caffe_port.datasets.items import Items, Ticket
 from caffe_port.datasets.transform import Transformer, resolved
 from caffe_port.errors import DataError, ImageError, MissingDependency
 from caffe_port.layers.base import Array

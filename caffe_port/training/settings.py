@@ -15,7 +15,7 @@ from typing import Any
 
 from caffe_port.errors import CaffePortError, GraphError, Problems, PrototxtError, UnsupportedParameter
 from caffe_port.proto import dialects, text, upgrade
-from caffe_port.proto.text import SourceMap
+from caffe_port.proto.source_map import SourceMap
 from caffe_port.training.errors import TrainingError
 from caffe_port.training.schedules import POLICIES, Policy
 

@@ -12,8 +12,9 @@ from caffe_port.errors import GraphError, WeightsError
 from caffe_port.layers.base import Array
 from caffe_port.net import Net
 from caffe_port.proto import solverstate
+from caffe_port.proto.blobs import BlobData
+from caffe_port.proto.files import move_together, workshop
 from caffe_port.proto.solverstate import SolverState
-from caffe_port.proto.wire import BlobData
 from caffe_port.training.errors import TrainingError
 from caffe_port.weights import write_hdf5
 
@@ -61,20 +62,20 @@ class Snapshots:
             raise GraphError(f"snapshot_format HDF5: the layer name {bad[0]!r} {why}, use BINARYPROTO")
 
     def write(self, net: Net, iteration: int, current_step: int, history: Sequence[Array]) -> Snapshot:
-        """Writes both files, the weights first: a state whose weights are missing there never is.
+        """Writes both files or none. At no moment a state is there whose weights are missing, or are others.
 
         net: with the weights. history: in Caffe's order, each of its learned blob's shape.
         Raises: ArtifactError, WeightsError, MissingDependency.
         """
         made = self.named(iteration)
         learned_net = self._name(iteration, "caffemodel")
-        if self.as_hdf5:
-            write_hdf5(net, made.weights)
-        else:
-            write_caffemodel(net, made.weights)
-        blobs = tuple(BlobData(tuple(array.shape), False, array.reshape(-1)) for array in history)
-        state = SolverState(made.state, iteration, current_step, learned_net, blobs)
-        solverstate.write(made.state, state, as_hdf5=self.as_hdf5)
+        folder = made.weights.parent
+        with workshop(folder) as place:
+            (write_hdf5 if self.as_hdf5 else write_caffemodel)(net, place / made.weights.name)
+            blobs = tuple(BlobData(tuple(array.shape), False, array.reshape(-1)) for array in history)
+            state = SolverState(made.state, iteration, current_step, learned_net, blobs)
+            solverstate.write(place / made.state.name, state, as_hdf5=self.as_hdf5)
+            move_together(place, folder, [made.weights.name], [made.state.name])
         return made
 
     def named(self, iteration: int) -> Snapshot:

@@ -31,6 +31,7 @@ from caffe_port.layers.loss import Accuracy
 from caffe_port.loading import load, with_weight_file
 from caffe_port.net import Net
 from caffe_port.proto import text
+from caffe_port.proto.solverstate import SolverState
 from caffe_port.training.data import default_workers, feed, require_classes, sources_of
 from caffe_port.training.errors import TrainingError
 from caffe_port.training.log import Log, ProgressLine
@@ -133,12 +134,8 @@ class Solver:
         if not self.train.terms:
             raise TrainingError(f"{settings.train.name}: the net has no loss, so there is nothing to train")
         self.optimizer = self._optimizer()
-        if state is not None:
-            try:
-                history = [torch.from_numpy(np.array(blob.data, np.float32)) for blob in state.history]
-                self.optimizer.load_history(history, state.iteration)
-            except WeightsError as error:
-                raise WeightsError(f"{snapshot}: {error}") from None
+        if snapshot is not None and state is not None:
+            self._load_history(snapshot, state)
         self._tests: list[_Fed] = []
         if test_batches is not None and len(test_batches) != len(settings.tests):
             raise TrainingError(f"{len(test_batches)} test_batches for {len(settings.tests)} test nets")
@@ -163,6 +160,14 @@ class Solver:
         self._shown_at = (time.monotonic(), self.iteration)
 
     # Making the parts
+
+    def _load_history(self, snapshot: str | os.PathLike[str], state: SolverState) -> None:
+        """Gives the optimizer the history of a snapshot's state. Raises: WeightsError."""
+        try:
+            history = [torch.from_numpy(np.array(blob.data, np.float32)) for blob in state.history]
+            self.optimizer.load_history(history, state.iteration)
+        except WeightsError as error:
+            raise WeightsError(f"{os.fspath(snapshot)}: {error}") from None
 
     def _device(self, wanted: str | torch.device | None) -> torch.device:
         if wanted is not None:

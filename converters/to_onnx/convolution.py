@@ -13,6 +13,15 @@ from caffe_port.shapes import count
 
 @emitter("onnx", "Convolution", "DepthwiseConvolution", "ConvolutionDepthwise")
 def _convolution(ctx: OnnxContext, layer: Layer, conv: convolution.Convolution, bottoms: Sequence[Value]) -> None:
+    _convolve(ctx, "Conv", layer, conv, bottoms)
+
+
+@emitter("onnx", "Deconvolution")
+def _deconvolution(ctx: OnnxContext, layer: Layer, deconv: convolution.Deconvolution, bottoms: Sequence[Value]) -> None:
+    _convolve(ctx, "ConvTranspose", layer, deconv, bottoms)
+
+
+def _convolve(ctx: OnnxContext, op: str, layer: Layer, conv: convolution.Convolution, bottoms: Sequence[Value]) -> None:
     weight_shape = layer.weights[0].shape
     kernel = weight_shape[2:] or (1,)
     weight = ctx.weight(0, "weight", (*weight_shape[:2], *kernel))
@@ -24,45 +33,18 @@ def _convolution(ctx: OnnxContext, layer: Layer, conv: convolution.Convolution, 
         flat = (count(blob.shape, 0, axis), blob.shape[axis], *(spatial or (1,)))
         x = bottom if flat == blob.shape else ctx.reshape(bottom, blob.shape, flat)
         flat_top = (flat[0], conv.num_output, *(top_blob.shape[axis + 1 :] or (1,)))
+        pad_after = window.pad_after(spatial) if op == "Conv" else window.pad
         y = ctx.op(
-            "Conv",
+            op,
             x,
             weight,
             *bias,
             output=top if flat_top == top_blob.shape else None,
             kernel_shape=kernel,
             strides=window.stride or (1,),
-            pads=(*window.pad, *window.pad_after(spatial)) or (0, 0),
+            pads=(*window.pad, *pad_after) or (0, 0),
             dilations=window.dilation or (1,),
             group=conv.group,
-        )
-        if flat_top != top_blob.shape:
-            ctx.reshape(y, flat_top, top_blob.shape, output=top)
-
-
-@emitter("onnx", "Deconvolution")
-def _deconvolution(ctx: OnnxContext, layer: Layer, deconv: convolution.Deconvolution, bottoms: Sequence[Value]) -> None:
-    weight_shape = layer.weights[0].shape
-    kernel = weight_shape[2:] or (1,)
-    weight = ctx.weight(0, "weight", (*weight_shape[:2], *kernel))
-    bias = [ctx.weight(1, "bias")] if deconv.bias_term else []
-    for bottom, blob, top, top_blob in zip(bottoms, layer.bottoms, ctx.tops, layer.tops, strict=True):
-        axis = deconv.channel_axis(blob.shape)
-        window = deconv.window(blob.shape)
-        flat = (count(blob.shape, 0, axis), blob.shape[axis], *(blob.shape[axis + 1 :] or (1,)))
-        x = bottom if flat == blob.shape else ctx.reshape(bottom, blob.shape, flat)
-        flat_top = (flat[0], deconv.num_output, *(top_blob.shape[axis + 1 :] or (1,)))
-        y = ctx.op(
-            "ConvTranspose",
-            x,
-            weight,
-            *bias,
-            output=top if flat_top == top_blob.shape else None,
-            kernel_shape=kernel,
-            strides=window.stride or (1,),
-            pads=(*window.pad, *window.pad) or (0, 0),
-            dilations=window.dilation or (1,),
-            group=deconv.group,
         )
         if flat_top != top_blob.shape:
             ctx.reshape(y, flat_top, top_blob.shape, output=top)

@@ -172,9 +172,12 @@ def write_openvino(onnx_path: Path, path: Path) -> list[Path]:
             # Not convert_model: it does the same and reports home.
             model = openvino.Core().read_model(str(onnx_path))
             _name_by_order(model)
-            openvino.save_model(model, str(folder / path.name), compress_to_fp16=False)
         except Exception as error:  # so are OpenVINO's
             raise ArtifactError(f"{onnx_path}: OpenVINO does not take the model: {_first_line(error)}") from error
+        try:
+            openvino.save_model(model, str(folder / path.name), compress_to_fp16=False)
+        except Exception as error:
+            raise ArtifactError(f"{path}: cannot be written by OpenVINO: {_first_line(error)}") from error
     return [path, weights]
 
 

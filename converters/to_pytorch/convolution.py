@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from caffe_port.errors import UnsupportedLayer
 from caffe_port.layers import convolution
+from caffe_port.layers.convolution import Window
 from caffe_port.net import Layer
 from caffe_port.registry import emitter
 
@@ -18,50 +20,51 @@ def _convolution(layer: Layer, conv: convolution.Convolution) -> nn.Module:
     from torch import nn
 
     shape = layer.bottoms[0].shape
-    axis, window = conv.channel_axis(shape), conv.window(shape)
-    if window.axes > 3:
-        raise UnsupportedLayer(f"layer {layer.name!r}: PyTorch convolves over at most 3 axes, this has {window.axes}")
-    spatial = shape[axis + 1 :]
-    plain = axis == 1 and len(layer.bottoms) == 1 and window.axes > 0 and window.pad_after(spatial) == window.pad
-    if not plain:
-        from caffe_port.converters.to_pytorch.modules.convolution import Convolution
+    axis, window = conv.channel_axis(shape), _window(layer, conv)
+    even = window.pad_after(shape[axis + 1 :]) == window.pad
+    if axis == 1 and len(layer.bottoms) == 1 and window.axes > 0 and even:
+        return _of_pytorch((nn.Conv1d, nn.Conv2d, nn.Conv3d)[window.axes - 1], layer, conv, window)
+    from caffe_port.converters.to_pytorch.modules.convolution import Convolution
 
-        return Convolution(layer.weights[0].shape, conv.bias_term, window, conv.group, axis)
-    kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[window.axes]
-    return kind(
-        shape[1],
-        conv.num_output,
-        window.kernel,  # type: ignore[arg-type]
-        stride=window.stride,  # type: ignore[arg-type]
-        padding=window.pad,  # type: ignore[arg-type]
-        dilation=window.dilation,  # type: ignore[arg-type]
-        groups=conv.group,
-        bias=conv.bias_term,
-    )
+    return Convolution(layer.weights[0].shape, conv.bias_term, window, conv.group, axis)
 
 
 @emitter("pytorch", "Deconvolution")
 def _deconvolution(layer: Layer, deconv: convolution.Deconvolution) -> nn.Module:
     from torch import nn
 
-    shape = layer.bottoms[0].shape
-    axis, window = deconv.channel_axis(shape), deconv.window(shape)
+    axis, window = deconv.channel_axis(layer.bottoms[0].shape), _window(layer, deconv)
+    if axis == 1 and len(layer.bottoms) == 1 and window.axes > 0:
+        kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[window.axes - 1]
+        return _of_pytorch(kind, layer, deconv, window)
+    from caffe_port.converters.to_pytorch.modules.convolution import Deconvolution
+
+    return Deconvolution(layer.weights[0].shape, deconv.num_output, deconv.bias_term, window, deconv.group, axis)
+
+
+def _window(layer: Layer, conv: convolution.Convolution) -> Window:
+    window = conv.window(layer.bottoms[0].shape)
     if window.axes > 3:
         raise UnsupportedLayer(f"layer {layer.name!r}: PyTorch convolves over at most 3 axes, this has {window.axes}")
-    if axis != 1 or len(layer.bottoms) > 1 or window.axes == 0:
-        from caffe_port.converters.to_pytorch.modules.convolution import Deconvolution
+    return window
 
-        return Deconvolution(layer.weights[0].shape, deconv.num_output, deconv.bias_term, window, deconv.group, axis)
-    kind = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[window.axes]
+
+def _of_pytorch(
+    kind: Callable[..., nn.Module],
+    layer: Layer,
+    conv: convolution.Convolution,
+    window: Window,
+) -> nn.Module:
+    """PyTorch's own module, for a layer over axis 1 whose pads are the same on both sides."""
     return kind(
-        shape[1],
-        deconv.num_output,
-        window.kernel,  # type: ignore[arg-type]
-        stride=window.stride,  # type: ignore[arg-type]
-        padding=window.pad,  # type: ignore[arg-type]
-        dilation=window.dilation,  # type: ignore[arg-type]
-        groups=deconv.group,
-        bias=deconv.bias_term,
+        layer.bottoms[0].shape[1],
+        conv.num_output,
+        window.kernel,
+        stride=window.stride,
+        padding=window.pad,
+        dilation=window.dilation,
+        groups=conv.group,
+        bias=conv.bias_term,
     )
 
 

@@ -73,8 +73,9 @@ def require_expected(source: str, file: str) -> None:
 def _statements(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """What stands directly in the file or a class and is no definition, no import and no text."""
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    for parent in (tree, *classes):
-        for node in parent.body:
+    bodies: list[ast.Module | ast.ClassDef] = [tree, *classes]
+    for holder in bodies:
+        for node in holder.body:
             is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             if not (is_text or isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.Import, ast.ImportFrom))):
                 yield node.lineno, ast.unparse(node)

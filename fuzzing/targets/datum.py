@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from caffe_port.datasets.readers import datum_of
+from caffe_port.datasets.lmdb_data import datum_of
 from caffe_port.layers.data import Transform
 from caffe_port.limits import limits
 from fuzzing.inputs import refused
 
-READS = ("caffe_port.datasets.readers",)
+READS = ("caffe_port.datasets.lmdb_data",)
 
 
 def once(data: bytes) -> None:

@@ -6,7 +6,7 @@ from caffe_port.datasets import open_source
 from caffe_port.layers.data import HDF5Data
 from fuzzing.inputs import as_file, folder, refused
 
-READS = ("caffe_port.datasets.readers",)
+READS = ("caffe_port.datasets.hdf5_data",)
 MAX_LENGTH = 1 << 15
 
 

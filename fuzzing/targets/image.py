@@ -6,12 +6,13 @@ Images of more than a million pixels are refused, so that an execution is short;
 from __future__ import annotations
 
 from caffe_port.datasets import images
+from caffe_port.image_files import rgb_pixels
 from caffe_port.limits import limits
 from caffe_port.preprocessing import Preprocessing
-from caffe_port.scoring.preprocess import rgb_pixels, tensor
+from caffe_port.scoring.preprocess import tensor
 from fuzzing.inputs import refused
 
-READS = ("caffe_port.scoring.preprocess", "caffe_port.datasets.images")
+READS = ("caffe_port.image_files", "caffe_port.scoring.preprocess", "caffe_port.datasets.images")
 
 _STEPS = Preprocessing(resize=(12, 10), crop=(8, 8), mean=(1.0, 2.0, 3.0))
 _OPENCV = Preprocessing(resize=(12, 10), interpolation="opencv", channel_order="grey")

@@ -6,7 +6,7 @@ from caffe_port.datasets import open_source
 from caffe_port.layers.data import ImageData, Transform, WindowData
 from fuzzing.inputs import as_file, folder, refused
 
-READS = ("caffe_port.datasets.readers", "caffe_port.datasets.transform")
+READS = ("caffe_port.datasets.image_data", "caffe_port.datasets.items", "caffe_port.datasets.transform")
 
 
 def once(data: bytes) -> None:

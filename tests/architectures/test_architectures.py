@@ -70,6 +70,14 @@ def test_number_of_parameters(name: str, tmp_path: Path) -> None:
     assert summarize(loaded(tmp_path, architectures.deploy(name))).parameters == PARAMETERS[name]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_deploy_has_nothing_to_note(name: str, tmp_path: Path) -> None:
+    """No message of a parameter that does not belong to its layer, not even an empty one."""
+    message = architectures.deploy(name)
+    assert not loaded(tmp_path, message).notes
+    assert not any(layer.HasField("convolution_param") for layer in message.layer if layer.type != "Convolution")
+
+
 @pytest.mark.parametrize("classes", [7, 2])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
@@ -77,6 +85,7 @@ def test_train_val_loads_in_each_phase(name: str, phase: str, classes: int, tmp_
     """Where the mean is a value a channel, the file alone says all shapes; two classes have no top-5 accuracy."""
     message = architectures.train_val(name, classes, mean=architectures.IMAGENET_MEAN, batches=(4, 2))
     net = loaded(tmp_path, message, phase=phase)
+    assert not net.notes
     batch, crop = {"TRAIN": 4, "TEST": 2}[phase], ARCHITECTURES[name].crop
     assert net.input_shapes == {"data": (batch, 3, crop, crop), "label": (batch,)}
     types = [layer.type for layer in net.layers]

@@ -17,8 +17,9 @@ from test_pages import HOSTILE, Parsed
 from caffe_port.calibration.choosing import Rule
 from caffe_port.calibration.data import Labelled
 from caffe_port.calibration.figures import write_figures
-from caffe_port.calibration.report import POINTS, Calibration, calibrate, percent
+from caffe_port.calibration.report import POINTS, Calibration, calibrate
 from caffe_port.calibration.threshold import Costs, read
+from caffe_port.calibration.words import percent
 from caffe_port.errors import DataError, GraphError
 from caffe_port.pages.calibration import page
 from caffe_port.pages.charts_svg import Chart

@@ -16,9 +16,9 @@ import pytest
 from kitchen import ENVIRONMENT, PREPARED, SETUP
 from pages import COMMANDS, PAGES, ROOT, Block, blocks, inline_commands, shell_lines
 
-from caffe_port import cli, registry
+from caffe_port import cli
 
-pytestmark = pytest.mark.xdist_group("documentation")
+pytestmark = [pytest.mark.xdist_group("documentation"), pytest.mark.usefixtures("registry_as_it_was")]
 
 NOT_RUN = {
     "make": "tests/test_packaging.py builds and installs; .ci/run runs the targets",
@@ -53,20 +53,6 @@ PIECES = {"solver = caffe.get_solver": "trains: tests/pycaffe/test_pycaffe_solve
 
 OF_ITS_OWN = {"limits.md", "pycaffe.md"}
 """Pages whose Python changes the interpreter: it is run in another one."""
-
-
-@pytest.fixture(autouse=True)
-def registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forgets the layer types of plug-ins."""
-    for backend in registry.BACKENDS:
-        registry.find_emitter(backend, "Input")
-    for table in ("_layers", "_emitters", "_reasons", "_origins", "_plugins"):
-        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
-    modules = set(sys.modules)
-    yield
-    for name in set(sys.modules) - modules:
-        if name.startswith("caffe_port_plugin_"):
-            del sys.modules[name]
 
 
 def not_run(command: str) -> bool:

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pages import PAGES, ROOT
@@ -61,6 +63,20 @@ def test_public_docstrings() -> None:
             assert text, name
             if inspect.isfunction(value):
                 assert "Raises" in text, f"{name}: its docstring does not say what it raises"
+            if inspect.isclass(value):
+                silent = [member for member, one in members(value) if not inspect.getdoc(one)]
+                assert not silent, f"{name}: without a docstring: {', '.join(silent)}"
     for definition in registry.layer_types():
         text = inspect.getdoc(definition) or ""
-        assert "Source" in text or definition.__module__.startswith("caffe_port_plugin_"), definition.type
+        assert {"Shapes", "Source"} <= set(re.findall(r"\w+", text)) or is_plugin(definition), definition.type
+
+
+def members(value: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties that a class has of its own."""
+    for name, one in vars(value).items():
+        if not name.startswith("_") and (inspect.isroutine(one) or isinstance(one, property)):
+            yield name, one
+
+
+def is_plugin(definition: type) -> bool:
+    return definition.__module__.startswith("caffe_port_plugin_")

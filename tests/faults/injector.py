@@ -1,14 +1,14 @@
 """Runs a writing verb again and again, each time with a fault at another of its steps; prints what came of it as JSON.
 
-    python injector.py VERB FOLDER FAULT,FAULT MOST
+    python injector.py VERB FOLDER FAULT,FAULT MOST SEED
 
 A step is a call that changes a file or folder below FOLDER/place: opening to write, syncing what was written,
 renaming, removing, making or removing a folder. FAULT is what happens before it: `kill` (SIGKILL), `int`, `term` or
-`hup`, or the name of an errno, which the call then gives, and all that write after it. Of more than MOST steps, MOST
-are taken, spread evenly. `two` is two processes at once, `limit` files limited to a part of the largest (RLIMIT_FSIZE).
+`hup`, or the name of an errno, which the call then gives, and all that write after it. `two` is two processes at once,
+`limit` files limited to a part of the largest (RLIMIT_FSIZE). There is nothing in the place, or an old file: each step
+with each is a moment. Of more than MOST moments a fault gets MOST, drawn by SEED.
 
-A process a fault, forked, so that nothing is imported again; and for each there are both nothing and an old file in the
-place. After SIGKILL the verb is run once more.
+A process a moment, forked, so that nothing is imported again. After SIGKILL the verb is run once more.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -188,7 +189,7 @@ def surroundings(verb: Verb, folder: Path) -> Iterator[None]:
     upstream.server.shutdown()
 
 
-def main(name: str, folder: Path, faults: list[str], most: int) -> dict[str, Any]:
+def main(name: str, folder: Path, faults: list[str], most: int, seed: int) -> dict[str, Any]:
     verb = BY_NAME[name]
     place = folder / "place"
     results: dict[str, Any] = {"old": hashlib.sha256(OLD).hexdigest()}
@@ -204,28 +205,25 @@ def main(name: str, folder: Path, faults: list[str], most: int) -> dict[str, Any
             return results
         results["wholes"] = [listing(place)]
         largest = max(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        steps = {}
         for old in (False, True):
             fresh(verb, folder, old)
             counted = ended(forked(verb, folder), folder)
             if counted["code"]:
                 return {**results, "counted": counted}
             results["wholes"].append(listing(place))
-            steps = counted["steps"]
-            for fault in faults:
-                for at in spread(1 if fault == "two" else most, 3 if fault == "limit" else len(steps)):
-                    fresh(verb, folder, old)
-                    outcome = with_fault(verb, folder, fault, at, largest)
-                    outcome |= {"at": at, "step": steps[at - 1], "over": old, "left": listing(place)}
-                    if fault == "kill":
-                        outcome["again"] = {**ended(forked(verb, folder), folder), "left": listing(place)}
-                    results.setdefault(fault, []).append(outcome)
+            steps[old] = counted["steps"]
+        for fault in faults:
+            count = {"two": 1, "limit": 3}
+            moments = [(old, at) for old in steps for at in range(1, count.get(fault, len(steps[old])) + 1)]
+            for old, at in random.Random(f"{name} {fault} {seed}").sample(moments, min(most, len(moments))):
+                fresh(verb, folder, old)
+                outcome = with_fault(verb, folder, fault, at, largest)
+                outcome |= {"at": at, "step": steps[old][at - 1], "over": old, "left": listing(place)}
+                if fault == "kill":
+                    outcome["again"] = {**ended(forked(verb, folder), folder), "left": listing(place)}
+                results.setdefault(fault, []).append(outcome)
     return results
-
-
-def spread(most: int, steps: int) -> list[int]:
-    """At most so many of the numbers 1 to `steps`, the first and the last among them."""
-    taken = min(most, steps)
-    return sorted({round(1 + i * (steps - 1) / max(taken - 1, 1)) for i in range(taken)})
 
 
 def with_fault(verb: Verb, folder: Path, fault: str, at: int, largest: int) -> dict[str, Any]:
@@ -238,4 +236,4 @@ def with_fault(verb: Verb, folder: Path, fault: str, at: int, largest: int) -> d
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(","), int(sys.argv[4]))))
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(","), *map(int, sys.argv[4:]))))

@@ -21,51 +21,32 @@ sys.path.append(str(Path(__file__).parent))
 from writing_verbs import VERBS, Verb, make_inputs
 
 LEFTOVER = re.compile(r"\.caffe_port-[0-9a-f]{12}\.tmp(/|$)")
-MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
-"""Steps of a verb that get a fault, evenly spread; FAULT_MOMENTS=1000 takes all."""
+MOMENTS = os.environ.get("FAULT_MOMENTS")
+"""How many moments of a verb each fault gets: 1000 is all of them, fewer are drawn by FAULT_SEED. By default 2, and 1
+where a run takes seconds."""
+SEED = os.environ.get("FAULT_SEED", "0")
 
 INJECTOR = Path(__file__).parent / "injector.py"
 FAULTS = "kill,int,term,hup,ENOSPC,EROFS,limit,two"
 
-ALL = [
-    pytest.param(verb, id=verb.name, marks=[pytest.mark.xdist_group(verb.name), *[pytest.mark.slow] * verb.heavy])
-    for verb in VERBS
-]
 
-found_of: dict[str, dict[str, Any]] = {}
-
-
-@pytest.fixture
-def found(verb: Verb, tmp_path: Path) -> dict[str, Any]:
-    """What came of all faults; found once a verb."""
-    if verb.missing:
-        pytest.skip(f"{verb.missing} is not installed")
-    if verb.name not in found_of:
-        make_inputs(tmp_path / "inputs")
-        done = subprocess.run(
-            [
-                sys.executable,
-                str(Path(__file__).parent / "injector.py"),
-                verb.name,
-                str(tmp_path),
-                FAULTS,
-                str(MOMENTS),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        found_of[verb.name] = json.loads(done.stdout.splitlines()[-1])
-        assert found_of[verb.name].get("first") == 0, done.stderr
-    return found_of[verb.name]
-
-
-@pytest.mark.parametrize("verb", ALL)
-def test_the_files_of_the_verbs_are_those(found: dict[str, Any], verb: Verb) -> None:
+def found_of(verb: Verb, folder: Path) -> dict[str, Any]:
+    """What came of all faults."""
+    make_inputs(folder / "inputs")
+    most = MOMENTS or ("1" if verb.heavy else "2")
+    done = subprocess.run(
+        [sys.executable, str(INJECTOR), verb.name, str(folder), FAULTS, most, SEED],
+        capture_output=True,
+        text=True,
+        timeout=3600 if MOMENTS else 300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["first"] == 0, done.stderr
     assert "counted" not in found, found
     assert set(verb.files) <= set(found["wholes"][0])
+    return found
 
 
 def check_left(verb: Verb, found: dict[str, Any], left: dict[str, str], *, killed: bool = False) -> None:
@@ -81,13 +62,19 @@ def check_left(verb: Verb, found: dict[str, Any], left: dict[str, str], *, kille
             ), f"{name} is neither the old file nor a whole new one"
 
 
+def check_together(verb: Verb, found: dict[str, Any], left: dict[str, str]) -> None:
+    """All of them are the new ones, or all are as they were."""
+    for files in verb.together:
+        states = {{None: "none", found["old"]: "old"}.get(left.get(file), "new") for file in files}
+        assert len(states) == 1, left
+
+
 def errors(said: str) -> list[str]:
     assert "Traceback" not in said and "Exception ignored" not in said, said
     return [line for line in said.splitlines() if line.startswith("caffe-port: ")]
 
 
-@pytest.mark.parametrize("verb", ALL)
-def test_killed(verb: Verb, found: dict[str, Any]) -> None:
+def check_killed(verb: Verb, found: dict[str, Any]) -> None:
     """SIGKILL: every file is whole, and the next run works and removes what was left."""
     for outcome in found["kill"]:
         assert outcome["code"] == -9, outcome
@@ -97,12 +84,10 @@ def test_killed(verb: Verb, found: dict[str, Any]) -> None:
         assert set(verb.files) <= set(outcome["again"]["left"])
 
 
-@pytest.mark.parametrize("fault", ["int", "term", "hup"])
-@pytest.mark.parametrize("verb", ALL)
-def test_interrupted(verb: Verb, fault: str, found: dict[str, Any]) -> None:
+def check_interrupted(verb: Verb, fault: str, found: dict[str, Any]) -> None:
     """Ctrl-C says one line and ends with 130; SIGTERM and SIGHUP end the process as ever. Nothing is left of either."""
     if fault == "hup" and verb.name.startswith(("train", "finetune")):
-        pytest.skip("asks for a snapshot there, as in Caffe")
+        return  # asks for a snapshot there, as in Caffe
     for outcome in found[fault]:
         told = errors(outcome["said"])
         if fault == "int":
@@ -112,11 +97,10 @@ def test_interrupted(verb: Verb, fault: str, found: dict[str, Any]) -> None:
         else:
             assert outcome["code"] == {"term": -15, "hup": -1}[fault] and not told, outcome
         check_left(verb, found, outcome["left"])
+        check_together(verb, found, outcome["left"])
 
 
-@pytest.mark.parametrize("fault", ["ENOSPC", "EROFS"])
-@pytest.mark.parametrize("verb", ALL)
-def test_refused(verb: Verb, fault: str, found: dict[str, Any]) -> None:
+def check_refused(verb: Verb, fault: str, found: dict[str, Any]) -> None:
     """From that step on the system refuses to write: one line, and nothing is left."""
     for outcome in found[fault]:
         told = errors(outcome["said"])
@@ -127,19 +111,23 @@ def test_refused(verb: Verb, fault: str, found: dict[str, Any]) -> None:
             assert outcome["code"] == 2 and len(told) == 1, outcome
             assert os.strerror(getattr(errno, fault)) in told[0], told
         check_left(verb, found, outcome["left"])
+        # Between two renames, or after the old certificate is gone, nothing can be done about it.
+        if outcome["step"] not in ("os.rename", "os.remove"):
+            check_together(verb, found, outcome["left"])
 
 
-@pytest.mark.parametrize("verb", ALL)
-def test_files_limited_by_the_system(verb: Verb, found: dict[str, Any]) -> None:
+def check_limited(verb: Verb, found: dict[str, Any]) -> None:
     """RLIMIT_FSIZE, which needs no privilege: a write is done in part, and the next one refused."""
     for outcome in found["limit"]:
         told = errors(outcome["said"])
-        assert outcome["code"] == 2 and len(told) == 1 and "File too large" in told[0], outcome
+        assert outcome["code"] == 2 and len(told) == 1, outcome
+        # OpenVINO's C++ does not know the reason.
+        assert "File too large" in told[0] or "cannot be written by OpenVINO" in told[0], told
         check_left(verb, found, outcome["left"])
+        check_together(verb, found, outcome["left"])
 
 
-@pytest.mark.parametrize("verb", ALL)
-def test_two_at_once(verb: Verb, found: dict[str, Any]) -> None:
+def check_two_at_once(verb: Verb, found: dict[str, Any]) -> None:
     """Both end well, or one says that the other is at work; each file is whole."""
     for outcome in found["two"]:
         codes = sorted(one["code"] for one in outcome["both"])
@@ -147,3 +135,21 @@ def test_two_at_once(verb: Verb, found: dict[str, Any]) -> None:
         assert codes == [0, 0] or (codes == [0, 2] and "another run" in told[0]), outcome
         check_left(verb, found, outcome["left"])
         assert set(verb.files) <= set(outcome["left"])
+
+
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, id=verb.name, marks=[pytest.mark.slow] * verb.heavy) for verb in VERBS]
+)
+def test_every_fault(verb: Verb, tmp_path: Path) -> None:
+    if verb.missing:
+        pytest.skip(f"{verb.missing} is not installed")
+    found = found_of(verb, tmp_path)
+    check_killed(verb, found)
+    for fault in ("int", "term", "hup"):
+        check_interrupted(verb, fault, found)
+    for fault in ("ENOSPC", "EROFS"):
+        check_refused(verb, fault, found)
+    check_limited(verb, found)
+    check_two_at_once(verb, found)
+    moments = sum(len(found[fault]) for fault in FAULTS.split(","))
+    print(f"{verb.name}: {moments} moments, {len(found['kill'])} of them kills")

@@ -69,6 +69,18 @@ def test_only_what_nobody_holds_is_removed(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"slow", "quick", ".caffe_port-mine.tmp"}
 
 
+@posix
+def test_a_signal_unwinds_blocks_within_blocks(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from caffe_port.proto.files import hidden_folder, replacing\n"
+        "with hidden_folder(Path(sys.argv[1], 'new')) as folder, replacing(folder / 'x') as stream:\n"
+        "    stream.write(b'half'); os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-15, b"") and not list(tmp_path.iterdir())
+
+
 def test_no_certificate_beside_files_it_does_not_describe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen at each move: where the certificate is, all files are of its kind."""
     for name in ("a", "b", "certificate"):

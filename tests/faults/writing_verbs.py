@@ -49,8 +49,8 @@ Arguments = Callable[[Path, Path], list[str]]
 class Verb:
     """A command line, by the folder of inputs and that of outputs (beside it, called `place`), and the files it writes.
 
-    `needs`: modules. `keeps`: what an interrupted run leaves on purpose, so that it can be gone on with. `heavy`: takes
-    seconds.
+    `needs`: modules. `keeps`: what an interrupted run leaves on purpose, so that it can be gone on with. `together`:
+    files that come all or none. `heavy`: takes seconds.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Verb:
     files: tuple[str, ...]
     needs: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
     heavy: bool = False
 
     @property
@@ -74,7 +75,8 @@ def _convert(
         return ["convert", *model, "-o", str(place / "made"), "--to", target, *(options or ("--no-verify",))]
 
     names = (*files.split(), "small.certificate.json", "small.certificate.html")
-    return Verb(name, arguments, tuple(f"made/{file}" for file in names), needs, heavy=heavy)
+    made = tuple(f"made/{file}" for file in names)
+    return Verb(name, arguments, made, needs, together=(made,), heavy=heavy)
 
 
 def _score(name: str, file: str, *options: str, needs: tuple[str, ...] = ()) -> Verb:
@@ -95,8 +97,8 @@ def _train(name: str, solver: str, suffix: str, *needs: str) -> Verb:
         words = ["train", "--root", inputs, "--solver", inputs / solver, "--workers", "0", "--threads", "1", "--quiet"]
         return [*map(str, words), "--device", "cpu"]
 
-    files = [f"snap_iter_{n}.{what}{suffix}" for n in (1, 2) for what in ("caffemodel", "solverstate")]
-    return Verb(name, arguments, tuple(files), ("torch", *needs), heavy=True)
+    pairs = [tuple(f"snap_iter_{n}.{what}{suffix}" for what in ("caffemodel", "solverstate")) for n in (1, 2)]
+    return Verb(name, arguments, (*pairs[0], *pairs[1]), ("torch", *needs), together=tuple(pairs), heavy=True)
 
 
 def _finetune(inputs: Path, place: Path) -> list[str]:
@@ -111,18 +113,31 @@ def _simple(
     words: Callable[[Path, Path], list[object]],
     *files: str,
     needs: tuple[str, ...] = (),
+    together: bool = False,
     heavy: bool = False,
 ) -> Verb:
     def arguments(inputs: Path, place: Path) -> list[str]:
         return [str(word) for word in words(inputs, place)]
 
-    return Verb(name, arguments, files, needs, heavy=heavy)
+    return Verb(name, arguments, files, needs, together=(files,) if together else (), heavy=heavy)
 
 
 VERBS = (
     _convert("convert", "onnx", "small.onnx", "onnx"),
     _convert("convert verified", "onnx", "small.onnx", "onnx", "onnxruntime", heavy=True, options=("--name", "small")),
     _convert("convert to onnxruntime", "ort", "small.ort", "onnx", "onnxruntime", heavy=True),
+    _convert("convert to OpenVINO", "openvino", "small.xml small.bin", "onnx", "openvino", heavy=True),
+    _simple(
+        "convert to int8",
+        lambda inputs, place: [
+            *("convert", inputs / "small.prototxt", inputs / "small.caffemodel", "-o", place / "made", "--to", "onnx"),
+            *("--int8", "--calibrate", inputs / "in.npz", "--no-verify"),
+        ],
+        *(f"made/small_int8.{ending}" for ending in ("onnx", "certificate.json", "certificate.html")),
+        needs=("onnx", "onnxruntime"),
+        together=True,
+        heavy=True,
+    ),
     _convert("convert to PyTorch", "pytorch", "small.pt2 small.safetensors", "torch", "safetensors", heavy=True),
     _convert(
         "convert to PyTorch source",
@@ -155,6 +170,7 @@ VERBS = (
         "build",
         lambda inputs, place: ["build", "squeezenet_v1.1", "--classes", "2", "-o", place / "built"],
         *(f"built/{file}" for file in ("deploy.prototxt", "train_val.prototxt", "solver.prototxt")),
+        together=True,
     ),
     _simple(
         "compare",
@@ -177,6 +193,7 @@ VERBS = (
         lambda inputs, place: ["calibrate", inputs / "scores.csv", "-o", place / "report", "--figures", "none"],
         *(f"report/{file}" for file in ("calibration.html", "calibration.json", "threshold.json")),
         needs=("sklearn", "scipy"),
+        together=True,
         heavy=True,
     ),
     _score("score", "out.csv"),

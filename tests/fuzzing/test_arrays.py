@@ -18,6 +18,7 @@ from caffe_port import recording
 from caffe_port.arrays import read_npz, write_npz
 from caffe_port.converters.from_pytorch import read_safetensors
 from caffe_port.errors import CaffePortError, RecordingError, ShapeError, WeightsError
+from caffe_port.layer_cases import read_layer_cases
 from caffe_port.limits import limits
 from caffe_port.scoring.mean import Mean
 from tests.fuzzing.hostile import refused
@@ -88,7 +89,7 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
     with limits.adjusted(unpacked_free=2**20):
         refused(lambda: read_npz(path), r"would unpack to 8,388,\d+; .*limits unpacked_free and unpacked_ratio", 2**21)
         refused(lambda: recording.read(path), "would unpack to 8,388,", 2**21)
-        refused(lambda: list(recording.read_layer_cases(path)), "would unpack to 8,388,", 2**21)
+        refused(lambda: list(read_layer_cases(path)), "would unpack to 8,388,", 2**21)
     assert read_npz(path)["x"].size == size
     with limits.adjusted(unpacked_bytes=2**20):
         refused(lambda: read_npz(path), "--limit unpacked_bytes=N", 2**21)

@@ -14,10 +14,10 @@ from PIL import Image
 
 from caffe_port.datasets import images
 from caffe_port.errors import ImageError
+from caffe_port.image_files import NOT_DECODED, rgb_pixels
 from caffe_port.limits import limits
 from caffe_port.preprocessing import OPEN_NSFW, Preprocessing
-from caffe_port.scoring import preprocess
-from caffe_port.scoring.preprocess import rgb_pixels, tensor
+from caffe_port.scoring.preprocess import tensor
 from tests.fuzzing.hostile import in_little_memory, refused
 
 
@@ -38,13 +38,14 @@ def test_a_decompression_bomb(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_limit_of_pixels_is_adjustable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+def test_the_limit_of_pixels_is_adjustable() -> None:
+    before = Image.MAX_IMAGE_PIXELS
     picture = png(100, 100, bytes(101 * 100))
     with limits.adjusted(image_pixels=9_000):
         refused(lambda: rgb_pixels(picture), r"pixels")
     with limits.adjusted(image_pixels=10_000):
         assert rgb_pixels(picture).shape == (100, 100, 3)
+    assert before == Image.MAX_IMAGE_PIXELS, "Pillow's limit is everybody's"
 
 
 def test_a_single_column_of_many_rows(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_program_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
     refused(lambda: rgb_pixels(program), "EPS is not decoded here")
-    assert "EPS" in preprocess.NOT_DECODED
+    assert "EPS" in NOT_DECODED
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:

@@ -18,10 +18,14 @@ from caffe_port.errors import CaffePortError, DataError
 from caffe_port.finetuning.data import read_dataset
 from caffe_port.layers.data import HDF5Data, ImageData, WindowData
 from caffe_port.limits import limits
+from caffe_port.loading import load
 from caffe_port.migration.opencv import read_script
 from caffe_port.migration.plan import plan
+from caffe_port.proto import solverstate, text, wire
 from caffe_port.pycaffe.python2 import translate
+from caffe_port.scoring.manifests import manifest_from
 from caffe_port.scoring.sources import Sources
+from caffe_port.sources import locate
 from caffe_port.training.log import read_log
 from tests.fuzzing.hostile import refused
 
@@ -88,9 +92,25 @@ def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
         lambda: next(open_source(WindowData(1, 2, source="fifo"), ["a", "b"], root=tmp_path)),
         lambda: next(open_source(HDF5Data(1, source="fifo"), ["a"], root=tmp_path)),
         lambda: reading.contents(tmp_path / "fifo"),
+        lambda: load(tmp_path / "fifo"),
+        lambda: text.read(tmp_path / "fifo"),
+        lambda: wire.looks_binary(tmp_path / "fifo"),
+        lambda: wire.read(tmp_path / "fifo"),
+        lambda: wire.read_blob(tmp_path / "fifo"),
+        lambda: solverstate.read(tmp_path / "fifo"),
+        lambda: manifest_from(tmp_path / "fifo"),
     ):
         with pytest.raises((CaffePortError, OSError), match="a FIFO"):
             read()
+
+
+def test_models_that_are_pipes(tmp_path: Path) -> None:
+    """As of `caffe-port convert <(…)`."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "net.prototxt").write_text("layer {}")
+    for model, weights in (("fifo", []), ("fifo", ["net.prototxt"]), ("net.prototxt", ["fifo"])):
+        with pytest.raises(CaffePortError, match=r"fifo: a pipe or a device, not a file: save what it gives to a file"):
+            locate(str(tmp_path / model), [tmp_path / name for name in weights])
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "list.txt", ".", "\udc80"])

@@ -32,6 +32,8 @@ def test_a_net_of_today_is_left_alone() -> None:
     made = upgrade.upgrade_net(net, where)
     assert made.net is net
     assert (made.origin, made.blobs, made.steps, made.warnings) == ([("layer", 0)], [[]], [], [])
+    with pytest.raises(AttributeError):
+        made.warning = []  # type: ignore[attr-defined]
 
 
 def test_v0() -> None:
@@ -98,13 +100,13 @@ def test_v0_data_layers() -> None:
 def test_v0_warnings() -> None:
     made = upgraded("""
         state { phase: TRAIN } debug_info: true
-        layers { layer { name: "r" type: "relu" kernelsize: 3 } include { phase: TEST } top: "r" }
+        layers { layer { name: "r" type: "relu" kernelsize: 3 scale: 2 } include { phase: TEST } top: "r" }
     """)
-    same(made, 'layer { name: "r" type: "ReLU" top: "r" }')
+    same(made, 'layer { name: "r" type: "ReLU" top: "r" transform_param { scale: 2 } }')
     assert [re.sub(" as .*|, as .*", "", str(one)) for one in made.warnings] == [
         "f:2:9: 'state' is dropped from a V0 net",
         "f:2:32: 'debug_info' is dropped from a V0 net",
-        "f:3:65: layer 'r': 'include' beside a V0 layer is ignored",
+        "f:3:74: layer 'r': 'include' beside a V0 layer is ignored",
         "f:3:49: layer 'r': 'kernelsize' means nothing to the V0 type 'relu'; it is ignored",
     ]
 
@@ -119,9 +121,20 @@ def test_v0_warnings() -> None:
          ["f:2:1: layer 'b': has no `layer` inside"]),
         ("layers { layer { name: 'a' type: 'relu' } bottom: 'x' }", GraphError,
          ["f:1:43: layer 'a': bottom 'x' is no input of the net"]),
+        ("layers { layer { name: 'a' type: 'concat' } bottom: 'x' bottom: 'y' }", GraphError,
+         ["f:1:45: layer 'a': bottom 'x' is no input of the net", "f:1:57: layer 'a': bottom 'y' is no input"]),
         ("input: 'x' layers { layer { name: 'p' type: 'padding' } bottom: 'x' top: 'p' }\n"
          "layers { layer { name: 'a' type: 'relu' } bottom: 'p' }", PrototxtError,
          ["f:2:43: layer 'a': of type 'relu' takes a padding layer"]),
+        ("input: 'x' layers { layer { name: 'p' type: 'padding' } bottom: 'x' top: 'p' }\n"
+         "layers { layer { name: 'a' type: 'conv' } bottom: 'x' bottom: 'p' }", PrototxtError,
+         ["f:2:55: layer 'a': takes a padding layer and other bottoms"]),
+        ("input: 'x' layers { layer { name: 'p' type: 'padding' } bottom: 'x' bottom: 'x' top: 'p' }\n"
+         "layers { layer { name: 'a' type: 'conv' } bottom: 'p' }", PrototxtError,
+         ["f:1:12: layer 'p': a padding layer needs one bottom and one top"]),
+        ("layers { layer { name: 'p' type: 'padding' } top: 'p' }\n"
+         "layers { layer { name: 'a' type: 'conv' } bottom: 'p' }", PrototxtError,
+         ["f:1:1: layer 'p': a padding layer needs one bottom and one top"]),
         ("input: 'x' layers { layer { name: 'p' type: 'padding' } bottom: 'x' top: 'p' }\n"
          "layers { layer { name: 'a' type: 'conv' } bottom: 'p' bottom: 'x' }", PrototxtError,
          ["f:2:43: layer 'a': takes a padding layer and other bottoms"]),
@@ -144,6 +157,29 @@ def test_refused(source: str, kind: type[Exception], want: list[str]) -> None:
         assert line.startswith(start), line
 
 
+def test_v0_padding_anywhere() -> None:
+    """Between other layers it is merged into those that read it, and no others; one that nobody reads goes."""
+    made = upgraded("""
+        input: "x"
+        layers { layer { name: "a" type: "relu" } bottom: "x" top: "a" }
+        layers { layer { name: "p" type: "padding" pad: 3 } bottom: "a" top: "p" }
+        layers { layer { name: "b" type: "tanh" } bottom: "x" top: "b" }
+        layers { layer { name: "c" type: "conv" } bottom: "p" top: "c" }
+        layers { layer { name: "d" type: "pool" } bottom: "p" top: "d" }
+        layers { layer { name: "q" type: "padding" pad: 1 } bottom: "c" top: "q" }
+    """)
+    same(
+        made,
+        """
+        layer { name: "a" type: "ReLU" bottom: "x" top: "a" }
+        layer { name: "b" type: "TanH" bottom: "x" top: "b" }
+        layer { name: "c" type: "Convolution" bottom: "a" top: "c" convolution_param { pad: 3 } }
+        layer { name: "d" type: "Pooling" bottom: "a" top: "d" pooling_param { pad: 3 } }
+    """,
+    )
+    assert made.origin == [("layers", index) for index in (0, 2, 3, 4)]
+
+
 def test_v1_params_are_merged_by_index() -> None:
     made = upgraded("""
         layers { name: "a" type: CONVOLUTION bottom: "x" top: "y" param: "w" param: "" param: "c" blobs_lr: 1
@@ -159,6 +195,8 @@ def test_v1_params_are_merged_by_index() -> None:
         layer { name: "b" }
     """)  # fmt: skip
     assert made.steps == ["V1 to V2 layers"]
+    made = upgraded("layers { " + "blobs_lr: 1 " * 300 + "}")
+    assert [param.lr_mult for param in made.net.layer[0].param] == [1] * 300
 
 
 def test_every_v1_type_has_a_name() -> None:
@@ -177,6 +215,15 @@ def test_every_v1_parameter_is_carried_over() -> None:
     assert {spec.name for spec, _ in made.net.layer[0].ListFields()} == set(names)
 
 
+def test_what_a_fork_added_to_v1_is_carried_over() -> None:
+    """Whatever its name; the first of the invented numbers counts as well."""
+    fields = "DepthwiseConvolution_parameter { } strict_dim: false"
+    made = upgraded(f'layers {{ name: "a" type: CONCAT {fields} }}')
+    same(made, f'layer {{ name: "a" type: "Concat" {fields} }}')
+    layer = made.net.layer[0]
+    assert {spec.name for spec, _ in layer.ListFields()} == {"name", "type", *re.findall(r"[a-zA-Z]+_\w+", fields)}
+
+
 def test_fork_types_of_a_binary_v1_net() -> None:
     entry = schema.message("V1LayerParameter")
     entry.name = "bn"
@@ -190,21 +237,35 @@ def test_fork_types_of_a_binary_v1_net() -> None:
     made = upgrade.upgrade_net(net)
     assert made.net.layer[0].type == "ReLU"
     assert "layer 'bn': unknown fields" in str(made.warnings[0])
+    # Of two types the last one counts.
+    net.layers[0].ClearField("type")
+    net.layers[0].MergeFromString(b"\x28\x2d\x28\x2e")
+    with pytest.raises(PrototxtError, match="layer type 46 is a fork's"):
+        upgrade.upgrade_net(net)
+
+
+def test_unknown_fields_are_no_type() -> None:
+    """A layer without a type, `name` as a number, and fields that a fork added."""
+    net = schema.message("NetParameter")
+    net.layers.add().MergeFromString(b"\x22\x01a\x20\x01\xc8\x3e\x01\xc0\x3e\x01\xc0\x3e\x01")
+    made = upgrade.upgrade_net(net)
+    assert not made.net.layer[0].HasField("type")
+    assert [str(one) for one in made.warnings] == ["layer 'a': unknown fields 4, 1000, 1001, maybe a fork's, are dropped"]
 
 
 def test_data_transformation() -> None:
     made = upgraded("""
         layers { name: "d" type: DATA data_param { source: "s" scale: 0.5 mean_file: "m" crop_size: 3 mirror: true } }
         layers { name: "i" type: IMAGE_DATA image_data_param { source: "s" } }
-        layers { name: "w" type: WINDOW_DATA window_data_param { scale: 2 } transform_param { mirror: true } }
         layers { name: "r" type: RELU }
+        layers { name: "w" type: WINDOW_DATA window_data_param { scale: 2 } transform_param { mirror: true } }
     """)
     same(made, """
         layer { name: "d" type: "Data" data_param { source: "s" }
             transform_param { scale: 0.5 mean_file: "m" crop_size: 3 mirror: true } }
         layer { name: "i" type: "ImageData" image_data_param { source: "s" } transform_param { } }
-        layer { name: "w" type: "WindowData" window_data_param { } transform_param { scale: 2 mirror: true } }
         layer { name: "r" type: "ReLU" }
+        layer { name: "w" type: "WindowData" window_data_param { } transform_param { scale: 2 mirror: true } }
     """)  # fmt: skip
     assert made.steps == ["data transformation parameters", "V1 to V2 layers"]
     # A net of today says it in transform_param; the old fields are then without effect.
@@ -229,6 +290,8 @@ def test_inputs() -> None:
     made = upgraded('name: "n" input: "a" layer { name: "r" bottom: "a" }')
     same(made, 'name: "n" layer { name: "r" bottom: "a" }')
     assert made.steps == ["inputs without dims removed"]
+    made = upgraded('input: "x" ' * 100 + "input_dim: 7 " * 400)
+    assert len(made.net.layer[0].input_param.shape) == 100 and made.warnings == []
     same(upgraded('input_dim: 3 layer { name: "r" }'), 'input_dim: 3 layer { name: "r" }')
 
 
@@ -237,12 +300,16 @@ def test_batch_norm() -> None:
         layer { name: "a" type: "BatchNorm" param { lr_mult: 1 } param { name: "m" } param { } }
         layer { name: "b" type: "BatchNorm" param { lr_mult: 1 } param { lr_mult: 1 } }
         layer { name: "c" type: "Scale" param { lr_mult: 1 } param { lr_mult: 1 } param { lr_mult: 1 } }
+        layer { name: "d" type: "AbsVal" param { } param { } param { } }
+        layer { name: "e" type: "BatchNorm" param { } param { } param { } param { lr_mult: 1 } }
     """)
     same(made, """
         layer { name: "a" type: "BatchNorm" param { lr_mult: 0 decay_mult: 0 }
             param { name: "m" lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 decay_mult: 0 } }
         layer { name: "b" type: "BatchNorm" param { lr_mult: 1 } param { lr_mult: 1 } }
         layer { name: "c" type: "Scale" param { lr_mult: 1 } param { lr_mult: 1 } param { lr_mult: 1 } }
+        layer { name: "d" type: "AbsVal" param { } param { } param { } }
+        layer { name: "e" type: "BatchNorm" param { } param { } param { } param { lr_mult: 1 } }
     """)  # fmt: skip
     assert made.steps == ["BatchNorm parameters fixed"]
 
@@ -260,6 +327,8 @@ def test_blobs_follow_their_layers() -> None:
     assert made.blobs == [[], [blob], []]
     with pytest.raises(ValueError, match="blobs of 1 layers are given with a net of 3"):
         upgrade.upgrade_net(net, None, [[blob]])
+    with pytest.raises(ValueError, match="blobs of 4 layers are given with a net of 3"):
+        upgrade.upgrade_net(net, None, [[], [blob], [], []])
 
 
 def test_solver() -> None:

@@ -8,7 +8,7 @@ import pytest
 from cases import all_cases, assert_agrees
 
 import caffe_port.pycaffe as caffe
-from caffe_port.recording import LayerCase
+from caffe_port.layer_cases import LayerCase
 
 TOLERANCE = 1e-4
 PHASES = {"TRAIN": caffe.TRAIN, "TEST": caffe.TEST}

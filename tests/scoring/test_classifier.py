@@ -31,9 +31,11 @@ from caffe_port.models.fetch import FetchedModel, fetch
 from caffe_port.passes.fold_linear import fold_linear
 from caffe_port.preprocessing import FORMAT, OPEN_NSFW, Manifest, MeanImage, Preprocessing
 from caffe_port.runtime import run
-from caffe_port.scoring import classifier as module
-from caffe_port.scoring.classifier import BACKENDS, Classifier, classifier_of, open_classifier, released_manifest, top_k
+from caffe_port.scoring import runners
+from caffe_port.scoring.classifier import Classifier, classifier_of, open_classifier, top_k
+from caffe_port.scoring.manifests import released_manifest
 from caffe_port.scoring.preprocess import tensor
+from caffe_port.scoring.runners import BACKENDS
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -394,8 +396,8 @@ def test_what_is_missing_is_said(tmp_path: Path, model: Classifier, monkeypatch:
     def absent(*_: object) -> None:
         raise MissingDependency("not here")
 
-    makers = dict(module._MAKERS)
-    monkeypatch.setattr(module, "_MAKERS", makers)
+    makers = dict(runners._MAKERS)
+    monkeypatch.setattr(runners, "_MAKERS", makers)
     makers["onnxruntime"] = absent  # type: ignore[assignment]
     with pytest.raises(MissingDependency):
         model.runner("onnxruntime")

@@ -10,6 +10,7 @@ import pytest
 
 from caffe_port.errors import ShapeError, WeightsError
 from caffe_port.proto import schema, wire
+from caffe_port.proto.blobs import BlobData
 from caffe_port.scoring.mean import Mean
 
 IMAGE = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4) / 2
@@ -46,7 +47,7 @@ def test_a_file_written_by_protobuf(tmp_path: Path) -> None:
 
 def test_per_channel(tmp_path: Path) -> None:
     path = tmp_path / "mean.binaryproto"
-    wire.write_blob(path, wire.BlobData((1, 3, 1, 1), True, np.array([104, 117, 123], np.float32)))
+    wire.write_blob(path, BlobData((1, 3, 1, 1), True, np.array([104, 117, 123], np.float32)))
     mean = Mean.read(path)
     assert mean.size is None and mean.values.tolist() == [104, 117, 123]
     # The average of 0, 0.5, … 5.5 is 2.75, of 6 … 11.5 it is 8.75.

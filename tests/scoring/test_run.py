@@ -22,9 +22,10 @@ import pytest
 from stand_in import LABELS, StandIn, score_of
 
 from caffe_port.errors import DataError, GraphError
+from caffe_port.scoring.columns import Columns
 from caffe_port.scoring.items import Item, Row
 from caffe_port.scoring.run import Progress, Summary, score_all, verdict
-from caffe_port.scoring.sinks import Columns, FileSink, StreamSink
+from caffe_port.scoring.sinks import FileSink, StreamSink
 from caffe_port.scoring.sources import Sources
 
 COLUMNS = Columns("stand-in", LABELS, 1)
@@ -141,7 +142,9 @@ import sys
 from pathlib import Path
 from stand_in import LABELS, StandIn
 from caffe_port.scoring.run import score_all
-from caffe_port.scoring.sinks import Columns, FileSink, format_of
+from caffe_port.scoring.columns import Columns
+from caffe_port.scoring.formats import format_of
+from caffe_port.scoring.sinks import FileSink
 from caffe_port.scoring.sources import Sources
 
 path = Path(sys.argv[1])

@@ -24,7 +24,8 @@ from caffe_port.preprocessing import OPEN_NSFW
 from caffe_port.scoring import scorer
 from caffe_port.scoring.items import Item, Row
 from caffe_port.scoring.preprocess import tensor
-from caffe_port.scoring.scorer import BACKENDS, Scorer
+from caffe_port.scoring.runners import BACKENDS
+from caffe_port.scoring.scorer import Scorer
 
 IMAGES = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
 

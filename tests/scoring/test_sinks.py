@@ -20,19 +20,12 @@ from hypothesis import strategies as st
 from stand_in import LABELS
 
 from caffe_port.errors import ArtifactError, GraphError, MissingDependency
-from caffe_port.scoring import sinks
+from caffe_port.scoring import formats, journal
+from caffe_port.scoring.columns import Columns, written_name
+from caffe_port.scoring.formats import FORMATS, format_of
 from caffe_port.scoring.items import Row
 from caffe_port.scoring.run import Verdict
-from caffe_port.scoring.sinks import (
-    FORMATS,
-    Columns,
-    FileSink,
-    RankedSink,
-    Sink,
-    StreamSink,
-    format_of,
-    written_name,
-)
+from caffe_port.scoring.sinks import FileSink, RankedSink, Sink, StreamSink
 
 SCORE = Columns("open_nsfw", LABELS, 1)
 ANIMALS = ("tabby cat", "tiger, cat", 'a "dog"', "axolotl")
@@ -138,7 +131,7 @@ def test_what_programs_read(format: str) -> None:
 
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(sinks, "_PARQUET_ROWS", 4)
+    monkeypatch.setattr(formats, "_PARQUET_ROWS", 4)
     content = filed(tmp_path / "a.parquet", SCORE, ROWS)
     documents = read_back(content, "parquet")
     assert [document["image"] for document in documents] == [*WRITTEN, "bad.png"]
@@ -369,9 +362,9 @@ def test_an_image_named_twice_has_two_rows(tmp_path: Path) -> None:
 
 def test_many_names(tmp_path: Path) -> None:
     """Each of 5,000 is known, each of 5,000 others is not; digests that end in zero bytes too."""
-    digests = [sinks._digest(str(i)) for i in range(5000)]
+    digests = [journal.digest(str(i)) for i in range(5000)]
     assert any(digest.endswith(b"\0") for digest in digests)
-    names = sinks._Names(b"".join(digests))
+    names = journal.Names(b"".join(digests))
     assert not any(names.take(f"x{i}") for i in range(5000))
     assert all(names.take(str(i)) for i in range(5000))
     assert not any(names.take(str(i)) for i in range(5000))
@@ -471,7 +464,8 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 from caffe_port.errors import ArtifactError
 from caffe_port.scoring.items import Row
-from caffe_port.scoring.sinks import Columns, FileSink
+from caffe_port.scoring.columns import Columns
+from caffe_port.scoring.sinks import FileSink
 try:
     with FileSink(Path(sys.argv[1]), "csv", Columns("m", ("a", "b"), 1)) as sink:
         for i in range(100):

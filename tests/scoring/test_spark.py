@@ -14,8 +14,10 @@ from PIL import Image
 
 from caffe_port import recording
 from caffe_port.errors import ArtifactError, DataError, FetchError, GraphError, MissingDependency
+from caffe_port.limits import limits
 from caffe_port.models.fetch import fetch
 from caffe_port.scoring import spark as scoring
+from caffe_port.scoring import spark_tasks
 from caffe_port.scoring.classifier import Classifier, open_classifier
 from caffe_port.scoring.run import Verdict
 from caffe_port.scoring.scorer import Scorer
@@ -148,7 +150,7 @@ def test_the_model_is_opened_once_in_a_process(spark: SparkSession, model: Class
 
         import pyarrow
 
-        from caffe_port.scoring.spark import _scorers
+        from caffe_port.scoring.spark_tasks import _scorers
 
         for _ in batches:
             rows = [{"process": os.getpid(), "key": key, "scorer": id(scorer)} for key, scorer in _scorers.items()]
@@ -167,7 +169,7 @@ def test_the_model_is_opened_once_in_a_process(spark: SparkSession, model: Class
 
     first, second = score_and_look(), score_and_look()
     assert first
-    assert max(Counter(process for process, _ in first).values()) <= scoring.OPEN_MODELS
+    assert max(Counter(process for process, _ in first).values()) <= spark_tasks.OPEN_MODELS
     both = first.keys() & second.keys()
     assert both
     assert {key: first[key] for key in both} == {key: second[key] for key in both}
@@ -233,7 +235,7 @@ def test_other_file_systems_come_through_hadoop(spark: SparkSession, model: Clas
     (tmp_path / "in").mkdir()
     shutil.copy(IMAGES / "coffee_1x1.png", tmp_path / "in")
     with (tmp_path / "in" / "huge.jpg").open("wb") as stream:
-        stream.truncate(scoring.MAX_FILE_BYTES + 1)
+        stream.truncate(limits.file_bytes + 1)
     (tmp_path / "in" / "zero.jpg").touch()
     configuration = spark._jsc.hadoopConfiguration()
     configuration.set("fs.viewfs.mounttable.here.link./data", f"file://{tmp_path}")

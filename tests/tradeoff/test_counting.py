@@ -197,7 +197,7 @@ def test_size_of_a_released_caffemodel() -> None:
 
 
 def test_size_where_no_caffemodel_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("caffe_port.proto.wire.MAX_COUNT", 1000)
+    monkeypatch.setattr("caffe_port.proto.wire.MAX_ELEMENTS", 1000)
     cost = cost_of(built(CONV_NET))
     assert (cost.model_bytes, cost.model_measured) == (357 * BYTES, False)
 

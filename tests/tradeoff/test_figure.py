@@ -16,8 +16,9 @@ from caffe_port.errors import ArtifactError, GraphError, MissingDependency
 from caffe_port.pages.tradeoff import page
 from caffe_port.tradeoff.comparison import Comparison, Row
 from caffe_port.tradeoff.counting import Cost, of_one_picture
-from caffe_port.tradeoff.figure import Scene, check_format, round_ticks, write_figure
+from caffe_port.tradeoff.figure import check_format, write_figure
 from caffe_port.tradeoff.published import Accuracy
+from caffe_port.tradeoff.scene import Scene, round_ticks
 from caffe_port.tradeoff.timing import Timing
 
 NET = of_one_picture(built(CONV_NET))

@@ -27,6 +27,7 @@ from caffe_port.errors import ArtifactError, DataError, FetchError, GraphError, 
 from caffe_port.finetuning.augmentation import AugmentedImages
 from caffe_port.finetuning.data import LabelledImage, read_dataset
 from caffe_port.finetuning.evaluation import Scores, class_aucs, evaluate
+from caffe_port.finetuning.finishing import finish
 from caffe_port.finetuning.recipe import Recipe
 from caffe_port.finetuning.run import Finetuning
 from caffe_port.preprocessing import Manifest, Preprocessing
@@ -60,7 +61,7 @@ def test_the_released_model_learns_other_classes(tmp_path: Path) -> None:
     assert before is not None and before.accuracy.estimate < 0.8
     done = work.train(workers=0)
     assert done.iteration == 8 and [look.iteration for look in done.looks] == [4, 8]
-    result = work.finish(["onnx"], before=before, trained=done, verify=False)
+    result = finish(work, ["onnx"], before=before, trained=done, verify=False)
     # 16 images: by chance 14 or more are right once in 480 times.
     assert result.after.accuracy.count >= 14
     (auc,) = result.aucs
@@ -145,7 +146,7 @@ def test_all_of_it(tmp_path: Path, model: ModelFiles) -> None:
     work = tuning(tmp_path, model)
     before = work.before()
     done = work.train(workers=0)
-    result = work.finish(before=before, trained=done)
+    result = finish(work, before=before, trained=done)
     out = tmp_path / "out"
     assert result.conversion is not None
     assert result.conversion.certificate.verdict == "verified against the float64 run, not against Caffe"
@@ -186,9 +187,9 @@ def test_a_file_that_disagrees_leaves_the_report(tmp_path: Path, model: ModelFil
         raise ParityError("it diverges")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("caffe_port.finetuning.run.convert", refuse)
+        patch.setattr("caffe_port.finetuning.finishing.convert", refuse)
         with pytest.raises(ParityError, match=r"it diverges\nthe trained weights stay in .*tuned_iter_2\.caffemodel"):
-            work.finish(trained=done)
+            finish(work, trained=done)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["verdict"] == "failed" and report["notes"][-1] == "the model was not written: it diverges"
     assert "it diverges" in (tmp_path / "out" / "report.md").read_text()
@@ -346,7 +347,7 @@ def test_three_classes(tmp_path: Path, model: ModelFiles) -> None:
     work = tuning(tmp_path, model, Recipe(epochs=12, batch=8, base_lr=0.05, mirror=False, class_weights=(1, 2, 1)))
     assert work.before() is None and "the model has 2 classes, the data 3" in work.notes[-1]
     done = work.train(workers=0)
-    result = work.finish(["caffemodel"], trained=done, verify=False)
+    result = finish(work, ["caffemodel"], trained=done, verify=False)
     assert result.calibration is None and [auc.name for auc in result.aucs] == ["down", "grey", "up"]
     assert result.after.accuracy.estimate > 0.6
     # The loss that chose the best weights counts as the training's does.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
@@ -13,12 +11,6 @@ from caffe_port.layers.pooling import FLT_MAX, SPP, Pooling, PoolWindow
 from caffe_port.shapes import count
 
 __all__ = ["Pool", "PyramidPool", "average_pool", "max_pool"]
-
-
-class Windowed(Protocol):
-    """Anything that knows its window at a bottom's shape."""
-
-    def window(self, bottom: tuple[int, ...]) -> PoolWindow: ...
 
 
 def _padding(window: PoolWindow) -> tuple[int, int, int, int]:

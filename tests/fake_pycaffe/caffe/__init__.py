@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from caffe_port import loading
-from caffe_port.build import AUTOMATIC_TOP
 from caffe_port.errors import CaffePortError
+from caffe_port.layer_plans import AUTOMATIC_TOP
 from caffe_port.layers.base import RunContext
 from caffe_port.net import Layer as NetLayer
 from caffe_port.net import Net as PortNet
