@@ -26,3 +26,35 @@ def registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith("caffe_port_plugin_"):
             del sys.modules[name]
+
+
+LAYERS = [
+    "proto",
+    "core",
+    "layers",
+    "passes",
+    "datasets",
+    "models",
+    "nets",
+    "converters",
+    "verification",
+    "recorder",
+    "artifacts",
+    "pages",
+    "architectures",
+    "tradeoff",
+    "scoring",
+    "calibration",
+    "training",
+    "migration",
+    "pycaffe",
+    "commands",
+]
+"""Folders in the order of the architecture: what fails first is what the rest stands on."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in the order of LAYERS; the project's own (packaging, documentation) and the hostile ones last."""
+    here = Path(__file__).parent
+    ranks = {name: rank for rank, name in enumerate(LAYERS)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(here).parts[0], len(LAYERS)))

@@ -20,12 +20,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from places import ROOT
 
 import caffe_port
 from caffe_port.proto import schema, wire
 from caffe_port.proto.blobs import BlobData
 
-ROOT = Path(__file__).parents[1]
 SOURCES = {"caffe_port": "caffe_port"} | {
     f"caffe_port.{name}": name for name in ("proto", "converters", "reference_outputs")
 }

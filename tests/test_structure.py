@@ -8,7 +8,8 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from places import ROOT
+
 INSTALLED = {
     "caffe_port": "caffe_port",
     "proto": "caffe_port.proto",

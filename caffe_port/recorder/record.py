@@ -478,7 +478,7 @@ def put(arrays, key, value):
     if key in arrays:
         raise RecorderError("two blobs of the net are both %s: name their tops" % key.partition(":")[2])
     # What a zip file cannot hold, and what would lead out of the folder where somebody unpacks it.
-    if u"\0" in key or ".." in key.replace("\\", "/").split("/") or len(key.encode("utf-8")) > MAX_NAME:
+    if "\0" in key or ".." in key.replace("\\", "/").split("/") or len(key.encode("utf-8")) > MAX_NAME:
         raise RecorderError("the name %s... cannot be that of an array: change it in the prototxt" % repr(key)[:80])
     arrays[key] = value
 
@@ -543,7 +543,7 @@ def printable(line):
     """The text with control characters, and marks that turn the direction of writing, written as their codes."""
     if isinstance(line, bytes):  # text of Python 2
         return re.sub(b"[\x00-\x08\x0b-\x1f\x7f]", b"?", line)
-    codes = re.compile(u"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+    codes = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
     return codes.sub(lambda match: "\\u%04x" % ord(match.group()), line)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 import caffe_port as cp
 from caffe_port import architectures, recording
@@ -25,7 +26,6 @@ from caffe_port.models.fetch import fetch
 from caffe_port.proto import schema, text, upgrade
 from caffe_port.verification import Reference
 
-ROOT = Path(__file__).parents[2]
 OURS = ROOT / "reference_outputs" / "nets"
 NETS = ROOT.parent / "shared" / "conformance" / "nets"
 PROTOTXT = ROOT.parent / "shared" / "conformance" / "prototxt"

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
 
-from test_pages import HOSTILE, Parsed
+from html_pages import HOSTILE, Parsed
 
 from caffe_port.calibration.choosing import Rule
 from caffe_port.calibration.data import Labelled

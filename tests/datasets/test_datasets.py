@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from places import CONFORMANCE
 
 import caffe_port as cp
 from caffe_port import registry
@@ -22,7 +23,7 @@ from caffe_port.layers.data import Transform
 from caffe_port.proto import schema, text
 from caffe_port.scoring.mean import Mean
 
-RUNS = Path(__file__).parents[2].parent / "shared" / "conformance" / "solver"
+RUNS = CONFORMANCE / "solver"
 
 
 def definition(layer: str, phase: str = "TEST") -> Any:

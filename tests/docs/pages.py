@@ -7,11 +7,11 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from places import ROOT
 
 __all__ = ["COMMANDS", "PAGES", "ROOT", "Block", "blocks", "inline_commands", "prose", "shell_lines"]
 
-ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
 """By file name; the changelog is no documentation."""
 del PAGES["CHANGELOG.md"]

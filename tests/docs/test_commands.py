@@ -30,8 +30,8 @@ NOT_RUN = {
     "caffe-port score --threshold-file calibrated/threshold.json images/": "the threshold of one model, for another",
     "caffe-port compare alexnet resnet50_1by2 --time": "measures for a minute: tests/tradeoff/test_timing.py",
     "python -m caffe_port.pycaffe classify_nsfw.py": "with another's script: tests/pycaffe/test_script.py runs one",
-    "python tests/check_families.py": "hundreds of nets for minutes: tests/test_families.py runs some",
-    "python -m caffe_port.layer_table": "writes into the sources: tests/test_registry.py compares what it prints",
+    "python tests/check_families.py": "hundreds of nets for minutes: tests/nets/test_families.py runs some",
+    "python -m caffe_port.layer_table": "writes into the sources: tests/core/test_registry.py compares what it prints",
     "caffe-port inspect selu.prototxt": "test_the_example_layer_in_all_backends",
     "caffe-port verify selu.prototxt": "test_the_example_layer_in_all_backends",
     "caffe-port convert selu.prototxt": "test_the_example_layer_in_all_backends",
@@ -42,7 +42,7 @@ NOT_RUN = {
 BLOCKS_NOT_RUN = {
     "adding-a-layer.md": "pieces of one file: test_the_example_layer_in_all_backends puts them together",
     "finetuning.md": "minutes of training: tests/training/test_finetune.py",
-    "pytorch-source.md": "needs what `--to pytorch-source` wrote: tests/test_export_pytorch_source.py runs such files",
+    "pytorch-source.md": "needs what `--to pytorch-source` wrote: test_export_pytorch_source.py runs such files",
     "spark.md": "needs Java: tests/scoring/test_spark.py",
     "training.md": "minutes of training: tests/training/test_solver.py",
 }

@@ -55,7 +55,7 @@ def test_layer_types() -> None:
 
 
 def test_recorded_layers() -> None:
-    """tests/test_layer_cases.py holds each to agree, and tests/check_conformance.py the list of exceptions."""
+    """tests/layers/test_layer_cases.py holds each to agree, and tests/check_conformance.py the list of exceptions."""
     (row,) = [name for name in ROWS if name.startswith("recorded single-layer nets")]
     total = len(cases.all_cases())
     listed = (ROOT / "tests" / "conformance_exceptions.txt").read_text().splitlines()

@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from caffe_port.errors import ArtifactError
 from caffe_port.proto.files import hidden_folder, move_together, replacing
-
-ROOT = Path(__file__).parents[2]
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and locks")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import zlib
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from fuzzing import catalogue
 from fuzzing.mutate import mutations
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = {"caffe_port": "caffe_port", "proto": "caffe_port.proto", "converters": "caffe_port.converters"}
 MUTATIONS = 80
 

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from places import SHARED
 
 from caffe_port.errors import PrototxtError, WeightsError
 from caffe_port.proto import compile_dialects, dialects, schema, text, upgrade, wire
 
-FACTS = Path(__file__).parents[2].parent / "shared" / "caffe" / "caffe_schema.json"
+FACTS = SHARED / "caffe" / "caffe_schema.json"
 
 
 @pytest.mark.skipif(not FACTS.exists(), reason="the recorded schemas are not here")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import CONFORMANCE
 
 h5py: Any = pytest.importorskip("h5py")
 
@@ -21,8 +22,6 @@ import caffe_port as cp  # noqa: E402
 from caffe_port.errors import MissingDependency, WeightsError  # noqa: E402
 from caffe_port.proto import hdf5, solverstate  # noqa: E402
 from caffe_port.weights import write_hdf5  # noqa: E402
-
-CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
 
 FC = one_input(2, 3) + (
     'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 5 } }\n'

@@ -4,15 +4,15 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+from places import SHARED
 
 from caffe_port.proto import compile as schema_compiler
 from caffe_port.proto import schema
 
-FACTS = Path(__file__).parents[2].parent / "shared" / "caffe" / "caffe_schema.json"
+FACTS = SHARED / "caffe" / "caffe_schema.json"
 TYPES = descriptor_pb2.FieldDescriptorProto.Type
 LABELS = descriptor_pb2.FieldDescriptorProto.Label
 

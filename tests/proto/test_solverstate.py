@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import CONFORMANCE
 
 import caffe_port as cp
 from caffe_port.errors import WeightsError
 from caffe_port.proto import schema, solverstate, text, upgrade, wire
 
-RUNS = Path(__file__).parents[2].parent / "shared" / "conformance" / "solver"
+RUNS = CONFORMANCE / "solver"
 NAMES = sorted(path.name for path in RUNS.iterdir()) if RUNS.is_dir() else []
 SETS = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
 """How many history blobs a learned blob has, by solver type."""

@@ -13,12 +13,12 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import CONFORMANCE
 
 from caffe_port.errors import ArtifactError, PrototxtError
 from caffe_port.limits import limits
 from caffe_port.proto import schema, text
 
-CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
 CORPUS = CONFORMANCE / "prototxt"
 
 

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import CONFORMANCE
 
 from caffe_port.errors import GraphError, PrototxtError
 from caffe_port.proto import schema, text, upgrade
 from caffe_port.proto.blobs import BlobData
 
-CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
 UPGRADED = CONFORMANCE / "upgraded"
 
 
@@ -250,7 +249,9 @@ def test_unknown_fields_are_no_type() -> None:
     net.layers.add().MergeFromString(b"\x22\x01a\x20\x01\xc8\x3e\x01\xc0\x3e\x01\xc0\x3e\x01")
     made = upgrade.upgrade_net(net)
     assert not made.net.layer[0].HasField("type")
-    assert [str(one) for one in made.warnings] == ["layer 'a': unknown fields 4, 1000, 1001, maybe a fork's, are dropped"]
+    assert [str(one) for one in made.warnings] == [
+        "layer 'a': unknown fields 4, 1000, 1001, maybe a fork's, are dropped"
+    ]
 
 
 def test_data_transformation() -> None:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from places import CONFORMANCE
 
 from caffe_port.errors import ArtifactError, WeightsError
 from caffe_port.proto import schema, wire
 from caffe_port.proto.blobs import BlobData
 from caffe_port.proto.wire_format import scan
 
-CONFORMANCE = Path(__file__).parents[2].parent / "shared" / "conformance"
 MODELS = sorted(CONFORMANCE.glob("**/*.caffemodel"))
 
 

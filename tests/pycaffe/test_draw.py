@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from places import CONFORMANCE
 from small import CONV_NET
 
 from caffe_port.errors import ArtifactError, CaffePortError, MissingDependency, UnsupportedParameter
 from caffe_port.proto import text
 from caffe_port.pycaffe import draw
 
-RECORDED = Path(__file__).parents[3] / "shared" / "conformance" / "shapes.json"
+RECORDED = CONFORMANCE / "shapes.json"
 dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 
 TRAINED = """

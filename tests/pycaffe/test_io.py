@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from places import REFERENCE
 
-from caffe_port import recording
 from caffe_port.errors import CaffePortError, DataError, GraphError, ImageError, UnsupportedParameter
 from caffe_port.proto.schema import message
 from caffe_port.pycaffe import io
 
-RECORDINGS = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
+RECORDINGS = REFERENCE / "open_nsfw"
 SCORES = json.loads((RECORDINGS / "scores.json").read_text())
 
 

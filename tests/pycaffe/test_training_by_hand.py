@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import CONFORMANCE
 
 import caffe_port.pycaffe as caffe
 
-RUNS = Path(__file__).parents[3] / "shared" / "conformance" / "solver"
+RUNS = CONFORMANCE / "solver"
 NAMES = sorted(folder.name for folder in RUNS.glob("*_SGD_fixed"))
 """None where the recorded runs are absent; then pytest skips."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from places import CONFORMANCE
 from small import CONV_NET, built, filled, one_input, weights_of, write_caffemodel, write_model
 
 import caffe_port as cp
@@ -40,7 +41,7 @@ from caffe_port.scoring.runners import BACKENDS
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-MODELS = Path(__file__).parents[3] / "shared" / "conformance" / "models"
+MODELS = CONFORMANCE / "models"
 SHIPPED = Path(str(importlib.resources.files("caffe_port.reference_outputs"))) / "open_nsfw"
 SCORES = json.loads((SHIPPED / "scores.json").read_text())
 GOOD = sorted(name for name, entry in SCORES.items() if "prob" in entry)

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from places import REFERENCE
 from small import built, one_input
 
-from caffe_port import cli, recording
+from caffe_port import cli
 from caffe_port.errors import FetchError, GraphError, ImageError, MissingDependency
 from caffe_port.evidence import generated_pictures
 from caffe_port.models.fetch import fetch
@@ -27,7 +28,7 @@ from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.runners import BACKENDS
 from caffe_port.scoring.scorer import Scorer
 
-IMAGES = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
+IMAGES = REFERENCE / "open_nsfw"
 
 STAND_IN = (
     one_input(1, 3, 224, 224, name="data")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from places import REFERENCE
 
-from caffe_port import recording
 from caffe_port.errors import ArtifactError, DataError, FetchError, GraphError, MissingDependency
 from caffe_port.limits import limits
 from caffe_port.models.fetch import fetch
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
 ]
 
-RECORDINGS = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
+RECORDINGS = REFERENCE / "open_nsfw"
 IMAGES = RECORDINGS / "images"
 SCORES = json.loads((RECORDINGS / "scores.json").read_text())
 BROKEN = {name for name, entry in SCORES.items() if "error" in entry}

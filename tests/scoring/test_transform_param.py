@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from places import CONFORMANCE
 from small import write_caffemodel
 
 from caffe_port.datasets import images
@@ -17,8 +18,6 @@ from caffe_port.preprocessing import MeanImage, Preprocessing
 from caffe_port.scoring.mean import Mean
 from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.transform_param import from_transform_param
-
-THEIRS = Path(__file__).parents[3] / "shared" / "conformance"
 
 RELU = 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" }\n'
 
@@ -132,7 +131,7 @@ def test_what_contradicts_itself_or_is_missing(
 
 
 def theirs(name: str) -> Path:
-    path = THEIRS / "prototxt" / name
+    path = CONFORMANCE / "prototxt" / name
     if not path.is_file():
         pytest.skip("the corpus is not here")
     return path

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+from places import TESTS
+
 PAGE = TESTS.parent / "docs" / "numbers.md"
 
 

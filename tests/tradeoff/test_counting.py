@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from places import CONFORMANCE
 from small import CONV_NET, built, filled, one_input
 
 import caffe_port as cp
@@ -17,8 +18,6 @@ from caffe_port.models.fetch import fetch
 from caffe_port.net import Net
 from caffe_port.summary import BYTES, peak_activation_bytes, summarize
 from caffe_port.tradeoff.counting import RULES, cost_of, of_one_picture, pynetbuilder_complexity
-
-SHARED = Path(__file__).parents[3] / "shared" / "conformance"
 
 PYNETBUILDER = {
     "resnet50_pynetbuilder": ("resnet_50", "25.55", "3858.02", 25_556_032, 3_858_026_368),
@@ -77,7 +76,7 @@ def test_pynetbuilders_table_from_our_architectures(name: str) -> None:
 def test_pynetbuilders_table_from_its_own_files(name: str) -> None:
     """As its script counts: train.prototxt, built in phase TEST."""
     stem, parameters, flops, *_ = PYNETBUILDER[name]
-    path = SHARED / "prototxt" / f"jay-mahadeokar__pynetbuilder__models_imagenet_{stem}_train.prototxt"
+    path = CONFORMANCE / "prototxt" / f"jay-mahadeokar__pynetbuilder__models_imagenet_{stem}_train.prototxt"
     if not path.exists():
         pytest.skip("pynetbuilder's prototxts belong to another project and are not here")
     counted = pynetbuilder_complexity(of_one_picture(cp.load(path)))
@@ -86,7 +85,7 @@ def test_pynetbuilders_table_from_its_own_files(name: str) -> None:
 
 def test_pynetbuilders_ssd_from_its_own_file() -> None:
     """It prints 71.47 M and 9178.43 M. The file has its data layer in phase TRAIN alone."""
-    path = SHARED / "prototxt" / "jay-mahadeokar__pynetbuilder__models_voc2007_ssd_resnet_50_train.prototxt"
+    path = CONFORMANCE / "prototxt" / "jay-mahadeokar__pynetbuilder__models_voc2007_ssd_resnet_50_train.prototxt"
     if not path.exists():
         pytest.skip("pynetbuilder's prototxts belong to another project and are not here")
     net = cp.load(path, phase="TRAIN", input_shapes={"data": (1, 3, 300, 300), "label": (1, 1, 1, 8)})

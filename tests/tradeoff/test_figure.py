@@ -9,8 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from html_pages import HOSTILE, Parsed
 from small import CONV_NET, built
-from test_pages import HOSTILE, Parsed
 
 from caffe_port.errors import ArtifactError, GraphError, MissingDependency
 from caffe_port.pages.tradeoff import page

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from places import REFERENCE
 
-from caffe_port import recording
-
-IMAGES = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw" / "images"
+IMAGES = REFERENCE / "open_nsfw" / "images"
 GROUPS = {"animal": ("chelsea.png", "horse.png"), "sky": ("hubble_deep_field.jpg", "retina.jpg")}
 
 

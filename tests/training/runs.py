@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from places import REFERENCE
 
 pytest.importorskip("torch")
 pytest.importorskip("h5py")
@@ -19,7 +20,7 @@ pytest.importorskip("h5py")
 from caffe_port.training.settings import Settings, read_settings
 from caffe_port.training.solver import Solver
 
-ARCHIVE = Path(__file__).parents[2] / "reference_outputs" / "solver.zip"
+ARCHIVE = REFERENCE / "solver.zip"
 
 
 @functools.cache

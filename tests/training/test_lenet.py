@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import SHARED
 
 pytest.importorskip("torch")
 
@@ -15,13 +16,7 @@ from caffe_port.proto import schema
 from caffe_port.training.settings import read_settings
 from caffe_port.training.solver import Solver
 
-SOURCE = (
-    Path(__file__).parents[3]
-    / "shared"
-    / "conformance"
-    / "prototxt"
-    / "BVLC__caffe__examples_mnist_lenet_consolidated_solver.prototxt"
-)
+SOURCE = SHARED / "conformance" / "prototxt" / "BVLC__caffe__examples_mnist_lenet_consolidated_solver.prototxt"
 
 
 def digits(folder: Path, count: int, seed: int) -> None:

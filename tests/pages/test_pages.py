@@ -1,122 +1,30 @@
-"""Certificates as HTML pages: complete, the same every time, and unable to do what a stranger's file wants of them."""
+"""Certificates as HTML pages: complete, and the same every time."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import re
 import time
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from small import CONV_NET, built, filled, inputs_of, one_input, write_model
+from html_pages import HOSTILE, Parsed, chain, recorded_by, reports_of, spoiled
+from small import CONV_NET, built, filled, one_input
 
 import caffe_port as cp
-from caffe_port.backends import make_backend
 from caffe_port.budget import BudgetReport, OutputError
 from caffe_port.certificate import Artifact, Certificate
-from caffe_port.compare import BlobComparison, ParityReport
+from caffe_port.compare import BlobComparison
 from caffe_port.errors import Problem
 from caffe_port.net import Net
 from caffe_port.pages.certificate import page
 from caffe_port.pages.document import document, json_text, number, ratio, size, tag
-from caffe_port.pages.graph_svg import graph_svg
-from caffe_port.pages.plot_svg import Point, Series, error_plot
 from caffe_port.printing import printable
-from caffe_port.verification import Reference
-
-HOSTILE = "</script><script>alert(1)</script><!--\"'&<img src=x onerror=alert(2)>\u2028\u202e"
-"""A name that would leave any of the places it stands in: text, attributes, JSON in a script."""
-
-VOID = {"meta", "input", "br", "col"}
-
-
-class Parsed(HTMLParser):
-    """A page as a browser reads it: elements with attributes and text, scripts, and whether all of it nests."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data)
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError(f"a comment: {data!r}")
-
-    def named(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.elements if tag == name]
-
-    def with_class(self, name: str) -> list[str]:
-        return [tag for tag, attributes in self.elements if name in (attributes.get("class") or "").split()]
-
-    @property
-    def data(self) -> Any:
-        """What the page gives its scripts."""
-        return json.loads(self.texts["script"][0])
-
-
-def reports_of(net: Net, *backends: str, reference: str | None = None) -> tuple[ParityReport, ...]:
-    made = Reference.make(net, None, inputs_of(net))
-    reports = [made.compare(make_backend(backend)) for backend in backends]
-    return tuple(
-        report if reference is None else dataclasses.replace(report, reference=reference) for report in reports
-    )
-
-
-def spoiled(report: ParityReport, at: int, **changes: Any) -> ParityReport:
-    """The report with one comparison changed."""
-    comparisons = list(report.comparisons)
-    comparisons[at] = dataclasses.replace(comparisons[at], **changes)
-    return dataclasses.replace(report, comparisons=tuple(comparisons))
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Net:
-    return cp.load(*write_model(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(scope="module")
-def reports(loaded: Net) -> tuple[ParityReport, ...]:
-    return reports_of(loaded, "numpy", "numpy64")
-
-
-@pytest.fixture
-def certificate(loaded: Net, reports: tuple[ParityReport, ...]) -> Certificate:
-    return Certificate(
-        loaded,
-        (Artifact("onnx", "small.onnx", "ab" * 32, 12_345, {"opset": 17, "batch": "symbolic"}),),
-        (),
-        reports,
-        form={"layout": "NHWC", "inputs": ["x", "y"]},
-        changes=("fc was transposed",),
-        command="caffe-port convert small.prototxt small.caffemodel -o out",
-    )
-
-
-# What is in it
 
 
 def test_page_tells_everything(certificate: Certificate) -> None:
@@ -277,14 +185,6 @@ def test_verified_against_caffe(certificate: Certificate, tmp_path: Path) -> Non
     assert "Computed by Caffe 1.0.0" in Parsed(html).texts["p"]
 
 
-def recorded_by(path: Path, caffe: str) -> Path:
-    """A file that says which Caffe made it; nothing else is read of it here."""
-    told = {"caffe": caffe, "phase": "TEST", "level": 0, "stages": [], "weights": []}
-    told["definition"] = {"name": caffe, "sha256": caffe}
-    np.savez(path, meta=np.frombuffer(json.dumps({"recorder": told}).encode(), np.uint8))
-    return path
-
-
 @pytest.mark.parametrize(("error", "mood"), [(0.04, "float64"), (0.06, "failed"), (math.inf, "failed")])
 def test_budget(certificate: Certificate, error: float, mood: str) -> None:
     budget = BudgetReport("small.int8.onnx", ("a", "b"), 0.05, (OutputError("prob", 20, 1.0, error, 0.01),))
@@ -407,23 +307,6 @@ def test_script_that_would_end_itself_is_refused(monkeypatch: pytest.MonkeyPatch
         document("t", [], styles=(), scripts=("a.js",))
 
 
-# Sizes
-
-
-def chain(blocks: int) -> str:
-    """Residual blocks of four layers and a Split."""
-    text, previous = one_input(1, 1, 3, 3), "x"
-    for i in range(blocks):
-        text += f"""
-        layer {{ name: "power{i}" type: "Power" bottom: "{previous}" top: "p{i}" power_param {{ scale: 0.5 }} }}
-        layer {{ name: "relu{i}" type: "ReLU" bottom: "p{i}" top: "p{i}" }}
-        layer {{ name: "sum{i}" type: "Eltwise" bottom: "{previous}" bottom: "p{i}" top: "s{i}"
-                 eltwise_param {{ coeff: 0.5 coeff: 0.5 }} }}
-        layer {{ name: "last{i}" type: "TanH" bottom: "s{i}" top: "s{i}" }}"""
-        previous = f"s{i}"
-    return text
-
-
 @pytest.mark.slow
 def test_two_thousand_layers() -> None:
     net = built(chain(400))
@@ -445,139 +328,6 @@ def test_smallest_nets(prototxt: str) -> None:
         html = page(Certificate(net, (), (), reports))
         assert "nan" not in re.sub(r"<script.*?</script>", "", html, flags=re.S)
         Parsed(html)
-
-
-# The graph
-
-
-def boxes_of(net: Net) -> tuple[list[ElementTree.Element], dict[str, tuple[float, float, float, float]]]:
-    """The strips, and x, y, width and height of the box with each layer's line."""
-    strips = graph_svg(net)
-    boxes = {}
-    for strip in strips:
-        for group in strip:
-            if "box" in group.get("class", "").split():
-                frame = group[0]
-                x, y, width, height = (float(frame.get(name, "nan")) for name in ("x", "y", "width", "height"))
-                for line in group:
-                    if line.get("id"):
-                        boxes[line.get("id", "").removeprefix("layer-")] = (x, y, width, height)
-    return strips, boxes
-
-
-@pytest.mark.parametrize("prototxt", [CONV_NET, chain(3), chain(60)])
-def test_boxes_stand_in_order_and_apart(prototxt: str) -> None:
-    net = built(prototxt)
-    strips, boxes = boxes_of(net)
-    assert set(boxes) == {str(layer.index) for layer in net.layers if layer.type != "Split"}
-    apart = sorted(set(boxes.values()))
-    for i, (x, y, width, height) in enumerate(apart):
-        for other_x, other_y, other_width, other_height in apart[:i]:
-            assert (
-                x + width <= other_x
-                or other_x + other_width <= x
-                or y + height <= other_y
-                or other_y + other_height <= y
-            )
-    # A layer stands below those it reads, or in their box.
-    made = {}
-    for layer in net.layers:
-        for bottom in layer.bottoms:
-            above = made[bottom]
-            if layer.type == "Split":
-                continue
-            here = boxes[str(layer.index)]
-            assert here == above or here[1] >= above[1] + above[3]
-        for top in layer.tops:
-            made[top] = made[layer.bottoms[0]] if layer.type == "Split" else boxes[str(layer.index)]
-    # The strips follow one another without a gap.
-    end = 0.0
-    for strip in strips:
-        _, top, width, height = map(float, strip.get("viewBox", "").split())
-        assert top == pytest.approx(end, abs=0.11)
-        end = top + height
-        assert all(x >= 0 and x + w <= width for x, _, w, _ in apart)
-    assert len(strips) == 1 or len(prototxt) > 10_000
-
-
-def test_in_place_chain_is_one_box() -> None:
-    net = built(
-        one_input(1, 2, 4, 4)
-        + """
-        layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 2 kernel_size: 1 } }
-        layer { name: "b" type: "BatchNorm" bottom: "c" top: "c" }
-        layer { name: "s" type: "Scale" bottom: "c" top: "c" }
-        layer { name: "r" type: "ReLU" bottom: "c" top: "c" }"""
-    )
-    _, boxes = boxes_of(net)
-    assert len({boxes[str(i)] for i in (1, 2, 3, 4)}) == 1
-    assert boxes["0"] != boxes["1"]
-
-
-def test_residual_blocks_stay_below_one_another() -> None:
-    """The longest path is straight: a net of a hundred blocks is no wider than one of two."""
-    widths = [float(boxes_of(built(chain(blocks)))[0][0].get("width", "nan")) for blocks in (2, 100)]
-    assert widths[1] < widths[0] + 20
-
-
-def test_lines_reach_every_box() -> None:
-    """One arrow head for each box that reads something."""
-    net = built(chain(5))
-    strips, boxes = boxes_of(net)
-    heads = "".join(path.get("d", "") for strip in strips for path in strip if path.get("class") == "head")
-    assert heads.count("M") == len(set(boxes.values())) - 1
-
-
-def test_failing_layer_is_marked() -> None:
-    net = built(CONV_NET)
-    (strip,) = graph_svg(net, {2: "off by much"})
-    (line,) = [one for one in strip.iter("g") if one.get("id") == "layer-2"]
-    assert line.get("class") == "bad" and "off by much" in "".join(line.itertext())
-    assert sum(one.get("class") == "bad" for one in strip.iter("g") if one.get("id")) == 1
-
-
-# Plots
-
-
-def marks(plot: ElementTree.Element, kind: str) -> list[tuple[float, float]]:
-    found = []
-    for path in plot.iter("path"):
-        if kind in (path.get("class") or "").split():
-            found += [(float(x), float(y)) for x, y in re.findall(r"M([-\d.]+) ([-\d.]+)", path.get("d", ""))]
-    return found
-
-
-def test_points_are_where_their_errors_are() -> None:
-    points = [
-        Point(1, 1e-7),
-        Point(2, 1e-6),
-        Point(3, 1e-5),
-        Point(4, 0.0),
-        Point(5, math.inf, True),
-        Point(6, 1e-4, True),
-    ]
-    plot = error_plot([Series(0, points)], {1: 1e-7}, {1: 1e-4}, (1, 6), "errors")
-    good, bad = marks(plot, "mark"), marks(plot, "fails")
-    assert len(good) == 4 and len(bad) == 2
-    (_, a), (_, b), (_, c), (_, zero) = good
-    assert a - b == pytest.approx(b - c, abs=0.2) and a > b > c
-    assert zero > a, "equal blobs stand below the scale"
-    assert bad[0][1] < bad[1][1] < c, "what has no distance stands above it"
-    xs = [x for x, _ in sorted([*good, *bad])]
-    steps = {round(after - before, 1) for before, after in itertools.pairwise(xs)}
-    assert max(steps) - min(steps) <= 0.2
-
-
-@pytest.mark.parametrize(
-    "points", [[], [Point(0, 0.0)], [Point(0, math.nan, True)], [Point(0, 1e-300), Point(1, 1e300)]]
-)
-def test_any_points_can_be_drawn(points: list[Point]) -> None:
-    plot = error_plot(
-        [Series(0, points)], {0: 0.0}, {0: math.inf}, (0, max((p.x for p in points), default=0)), "errors"
-    )
-    assert len(marks(plot, "mark")) + len(marks(plot, "fails")) == len(points)
-    text = ElementTree.tostring(plot, encoding="unicode")
-    assert "nan" not in text and "inf" not in text
 
 
 # How things are written

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import CONFORMANCE
 from small import CONV_NET, blob, write_caffemodel
 
 from caffe_port import cli
@@ -16,7 +17,6 @@ from caffe_port.proto import schema, text, wire
 from caffe_port.proto.blobs import BlobData
 from caffe_port.upgrading import kind_of, read_solver, upgrade_file
 
-CONFORMANCE = Path(__file__).parents[1].parent / "shared" / "conformance"
 UPGRADED = CONFORMANCE / "upgraded"
 SOLVERS = CONFORMANCE / "solver"
 

@@ -7,10 +7,10 @@ import importlib.util
 import pkgutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 import caffe_port
 from caffe_port import registry
@@ -158,7 +158,7 @@ def test_dir_of_the_package() -> None:
 
 
 def test_the_page_of_layer_types_is_up_to_date() -> None:
-    page = Path(__file__).parents[1] / "docs" / "layers.md"
+    page = ROOT / "docs" / "layers.md"
     # In a process of its own: other tests declare types.
     printed = subprocess.run(
         [sys.executable, "-m", "caffe_port.layer_table"], capture_output=True, check=True, text=True

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import REFERENCE
 
 import caffe_port as cp
 from caffe_port import recording
@@ -26,7 +26,7 @@ from caffe_port.scoring.preprocess import tensor
 from caffe_port.scoring.scorer import Scorer
 from caffe_port.verification import Reference, verify_isolated
 
-RECORDINGS = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
+RECORDINGS = REFERENCE / "open_nsfw"
 SCORES = json.loads((RECORDINGS / "scores.json").read_text())
 GOOD = sorted(name for name, entry in SCORES.items() if "prob" in entry)
 NAMES = ["astronaut", "chelsea", "retina"]

@@ -6,10 +6,10 @@ import collections
 import functools
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import CONFORMANCE
 
 import caffe_port as cp
 from caffe_port.drawing import to_dot
@@ -17,7 +17,6 @@ from caffe_port.errors import PrototxtError
 from caffe_port.proto import dialects, text
 from caffe_port.summary import summarize
 
-CONFORMANCE = Path(__file__).parents[2] / "shared" / "conformance"
 CORPUS = CONFORMANCE / "prototxt"
 
 pytestmark = pytest.mark.skipif(not CORPUS.exists(), reason="the prototxts of public repositories are not here")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layer_text import layer, power
+from places import CONFORMANCE
 from small import CONV_NET, FILE, built, one_input, placed
 
 from caffe_port import build, loading
@@ -24,7 +25,7 @@ from caffe_port.frontend import PlacedLayer
 from caffe_port.layer_plans import AUTOMATIC_TOP
 from caffe_port.runtime import run
 
-REJECTED = Path(__file__).parents[2] / "shared" / "conformance" / "rejected"
+REJECTED = CONFORMANCE / "rejected"
 
 
 def test_layer_by_name_is_the_last_of_that_name() -> None:

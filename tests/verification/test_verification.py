@@ -9,6 +9,7 @@ from pathlib import Path
 import fill
 import numpy as np
 import pytest
+from places import REFERENCE
 
 import caffe_port as cp
 from caffe_port import recording
@@ -20,7 +21,7 @@ from caffe_port.net import Layer, Net
 from caffe_port.recording import RecordedLayer, Recording
 from caffe_port.verification import Reference, verify, verify_isolated
 
-NETS = Path(recording.__file__).parents[1] / "reference_outputs" / "nets"
+NETS = REFERENCE / "nets"
 
 
 def with_filled_weights(net: Net) -> Net:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from places import CONFORMANCE
 from small import one_input
 
 import caffe_port as cp
 from caffe_port.errors import GraphError, ShapeError
 from caffe_port.net import Net
 
-PROTOTXT = Path(__file__).parents[2] / "shared" / "conformance" / "prototxt"
+PROTOTXT = CONFORMANCE / "prototxt"
 
 
 def conv(name: str, bottom: str, parameters: str, kind: str = "Convolution") -> str:

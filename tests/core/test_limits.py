@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import caffe_port as run_command
+from places import ROOT
 from small import CONV_NET, blob, built, inputs_of, one_input, weights_of, write_caffemodel, write_model
 
 import caffe_port as cp
@@ -19,7 +20,7 @@ from caffe_port.errors import LimitError, PrototxtError, ShapeError, WeightsErro
 from caffe_port.limits import ENVIRONMENT, MAX_AXES, MAX_ELEMENTS, Limits, hint, limits, meanings
 from caffe_port.proto import text, wire
 
-PAGE = Path(__file__).parents[1] / "docs" / "limits.md"
+PAGE = ROOT / "docs" / "limits.md"
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cases import all_cases, load_case
 from numpy.typing import NDArray
+from places import CONFORMANCE
 from small import CONV_NET, blob, filled, inputs_of, one_input, weights_of, write_caffemodel, write_model
 
 import caffe_port as cp
@@ -22,7 +23,6 @@ from caffe_port.models.fetch import fetch
 from caffe_port.proto import dialects, schema, text, wire
 from caffe_port.weights import write_hdf5
 
-SHARED = Path(__file__).parents[2] / "shared" / "conformance"
 RELEASED = "74b7c0374425c2b324f73b134f8a7254eab9bbddc9e452a22d934b8c17015ad2"
 FC = (
     one_input(1, 3)
@@ -79,7 +79,7 @@ def test_the_released_model_is_byte_identical_and_changes_where_it_should(tmp_pa
 
 @pytest.mark.parametrize("name", ["lenet", "mtcnn_det1", "mtcnn_det2", "mtcnn_det3"])
 def test_trained_models_of_public_repositories_are_byte_identical(name: str) -> None:
-    folder = SHARED / "models" / name
+    folder = CONFORMANCE / "models" / name
     if not folder.exists():
         pytest.skip("the recordings are not here")
     original = (folder / "weights.caffemodel").read_bytes()
@@ -272,10 +272,10 @@ def test_a_fresh_file_is_what_caffe_wrote(name: str) -> None:
 
 def test_a_fresh_file_is_what_caffe_saved_after_training() -> None:
     """42 training runs: Split, BatchNorm's multipliers, loss weights, the phase."""
-    if not (SHARED / "solver").exists():
+    if not (CONFORMANCE / "solver").exists():
         pytest.skip("the recordings are not here")
     h5py = pytest.importorskip("h5py")
-    snapshots = sorted((SHARED / "solver").glob("*/snap_iter_12.caffemodel"))
+    snapshots = sorted((CONFORMANCE / "solver").glob("*/snap_iter_12.caffemodel"))
     assert len(snapshots) == 42
     for path in snapshots:
         with h5py.File(path.parent / "data.h5") as stored:

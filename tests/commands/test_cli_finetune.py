@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-sys.path.append(str(Path(__file__).parent / "training"))
+sys.path.append(str(Path(__file__).parents[1] / "training"))
 
 import toys
 from PIL import Image

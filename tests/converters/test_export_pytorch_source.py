@@ -9,11 +9,11 @@ from typing import Any
 import fill
 import numpy as np
 import pytest
+from places import REFERENCE, ROOT
 from pytorch_sources import assert_black, call, layer, written
 from small import CONV_NET, built, filled, one_input, weights_of
 
 import caffe_port as cp
-from caffe_port import recording
 from caffe_port.converters.to_pytorch_source import PyTorchSource, require_writable, to_pytorch_source
 from caffe_port.errors import ArtifactError, FetchError, GraphError, UnsupportedLayer, WeightsError
 from caffe_port.models.fetch import fetch
@@ -26,11 +26,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors.numpy")
 from caffe_port.converters.to_pytorch_source import load_module  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
-
 THEIRS = ROOT.parent / "shared" / "conformance"
 
-IMAGES = Path(recording.__file__).parents[1] / "reference_outputs" / "open_nsfw"
+IMAGES = REFERENCE / "open_nsfw"
 
 # Whole nets
 

@@ -5,17 +5,16 @@ They belong to others and lie beside the checkout, where they are present.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import fill
 import pytest
+from places import CONFORMANCE
 
 import caffe_port as cp
 from caffe_port import recording
 from caffe_port.backends import BACKENDS, make_backend
 from caffe_port.verification import Reference, verify_isolated
 
-MODELS = Path(__file__).parents[2] / "shared" / "conformance" / "models"
+MODELS = CONFORMANCE / "models"
 
 
 @pytest.mark.parametrize("name", ["lenet", "mtcnn_det1", "mtcnn_det2", "mtcnn_det3"])

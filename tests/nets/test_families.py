@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from check_families import check, first_line, table
+from places import CONFORMANCE
 
 import caffe_port as cp
 
-PROTOTXT = Path(__file__).parents[2] / "shared" / "conformance" / "prototxt"
+PROTOTXT = CONFORMANCE / "prototxt"
 FILES = (
     "TimoSaemann__ENet__prototxts_enet_deploy_final",
     "farmingyard__ShuffleNet__shufflenet_v2_1x_deploy",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fill
 import pytest
+from places import ROOT
 from small import weights_of
 
 import caffe_port as cp
@@ -17,7 +18,6 @@ from caffe_port.backends import BACKENDS, make_backend
 from caffe_port.proto import text
 from caffe_port.verification import Reference
 
-ROOT = Path(__file__).parents[1]
 OURS = ROOT / "reference_outputs" / "nets"
 
 LAYERS = {

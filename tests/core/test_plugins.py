@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import ROOT
 from small import THROUGH, one_input
 
 import caffe_port as cp
@@ -19,7 +20,7 @@ from caffe_port.errors import CaffePortError, PluginError, UnsupportedLayer, Uns
 
 pytestmark = pytest.mark.usefixtures("registry_as_it_was")
 
-EXAMPLE = Path(__file__).parents[1] / "docs" / "example_plugin.py"
+EXAMPLE = ROOT / "docs" / "example_plugin.py"
 
 NET = one_input(2, 3, 5) + (
     'layer { name: "gelu" type: "Gelu" bottom: "x" top: "g" }\n'
