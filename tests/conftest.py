@@ -29,25 +29,8 @@ def registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 LAYERS = [
-    "proto",
-    "core",
-    "layers",
-    "passes",
-    "datasets",
-    "models",
-    "nets",
-    "converters",
-    "verification",
-    "recorder",
-    "artifacts",
-    "pages",
-    "architectures",
-    "tradeoff",
-    "scoring",
-    "calibration",
-    "training",
-    "migration",
-    "pycaffe",
+    *("proto", "core", "layers", "passes", "datasets", "models", "nets", "converters", "verification", "recorder"),
+    *("artifacts", "pages", "architectures", "tradeoff", "scoring", "calibration", "training", "migration", "pycaffe"),
     "commands",
 ]
 """Folders in the order of the architecture: what fails first is what the rest stands on."""
