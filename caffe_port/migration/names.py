@@ -20,7 +20,7 @@ __all__ = ["Names", "Scope", "Value"]
 _OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
+    ast.Mult: lambda left, right: _product(left, right),
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
 }
@@ -33,6 +33,9 @@ _CHANGING = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {"bool": bool, "float": float, "int": int, "str": str}
 _DEPTH = 50
 """How far a name is followed through others."""
+
+_LARGEST = 1_000_000
+"""Characters, entries and bits that a value that is worked out may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Names(ast.NodeVisitor):
         self.augmented: dict[int, ast.AugAssign] = {}
         self.statement_of: dict[ast.AST, ast.stmt] = {}
         self._scope_of: dict[ast.AST, Scope] = {}
+        self._values: dict[ast.expr, Value | None] = {}
         self._scope = self.module
         self._statement: ast.stmt | None = None
         self.visit(tree)
@@ -316,11 +320,21 @@ class Names(ast.NodeVisitor):
 
     def value(self, node: ast.expr | None, default: Any = None) -> Value:
         """What an expression is; `default` where there is none."""
-        return Value(default) if node is None else self._value(node, 0)
+        if node is None:
+            return Value(default)
+        self._values.clear()
+        return self._value(node, 0)
 
     def _value(self, node: ast.expr, depth: int) -> Value:
-        if depth > _DEPTH:
+        # Each expression is worked out once: names may stand for each other many times over, or for themselves.
+        if depth > _DEPTH or self._values.get(node, _unknown) is None:
             return _unknown(node)
+        if (value := self._values.get(node)) is None:
+            self._values[node] = None
+            value = self._values[node] = self._worked_out(node, depth)
+        return value
+
+    def _worked_out(self, node: ast.expr, depth: int) -> Value:
         if isinstance(node, ast.Constant):
             return Value(node.value, literals=(node,) if isinstance(node.value, str) else ())
         if isinstance(node, (ast.Tuple, ast.List)):
@@ -414,7 +428,7 @@ class Names(ast.NodeVisitor):
             # os.path.sep.join([…]), or "/".join([…]).
             text = ast.unparse(node.func.value)
             separator = Value("/") if text in ("os.sep", "os.path.sep") else self._value(node.func.value, depth + 1)
-            return self._joined([separator, *arguments], lambda found: found[0].join(found[1]), node)
+            return self._joined([separator, *arguments], lambda found: _joined_by(*found), node)
         if name in ("cv2.samples.findFile", "cv2.samples.findFileOrKeep", "str", "pathlib.Path") and arguments:
             return arguments[0]
         if name in ("numpy.array", "numpy.asarray", "tuple", "list", "numpy.float32") and arguments:
@@ -428,6 +442,8 @@ class Names(ast.NodeVisitor):
     def _joined(self, parts: list[Value], make: Callable[[Any], Any], node: ast.AST | None = None) -> Value:
         if bad := next((part for part in parts if not part.known), None):
             return bad
+        if sum(_size(part.value) for part in parts) > _LARGEST:
+            return _unknown(node)
         try:
             value = make([part.value for part in parts])
         except (ArithmeticError, TypeError, ValueError, AttributeError):
@@ -436,6 +452,32 @@ class Names(ast.NodeVisitor):
             return _unknown(node)
         options = dict.fromkeys(one for part in parts for one in part.options)
         return Value(value, literals=tuple(one for part in parts for one in part.literals), options=tuple(options))
+
+
+def _product(left: Any, right: Any) -> Any:
+    """left * right, of a size that can be foreseen. Raises: ValueError, or TypeError as Python does."""
+    for many, times in ((left, right), (right, left)):
+        if isinstance(many, (str, bytes, tuple)) and isinstance(times, int) and times * _size(many) > _LARGEST:
+            raise ValueError("too long")
+    return left * right
+
+
+def _joined_by(separator: Any, parts: Any) -> Any:
+    """separator.join(parts), likewise."""
+    if _size(separator) * len(parts) > _LARGEST:
+        raise ValueError("too long")
+    return separator.join(parts)
+
+
+def _size(value: Any) -> int:
+    """About how many characters, entries and bits it has; it stops counting beyond _LARGEST."""
+    size, left = 0, [value]
+    while left and size <= _LARGEST:
+        one = left.pop()
+        size += len(one) + 1 if isinstance(one, (str, bytes)) else one.bit_length() if isinstance(one, int) else 1
+        if isinstance(one, tuple):
+            left.extend(one)
+    return size
 
 
 def _unknown(node: ast.AST | None) -> Value:

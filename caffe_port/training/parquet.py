@@ -62,7 +62,12 @@ class ParquetItems(Items):
                     # A run of one value takes a few bytes however long it is.
                     size = self._filesystem.get_file_info(file).size
                     require_unpackable(size or 0, 8 * metadata.num_rows)
-                    self.groups += [(file, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+                    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+                    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+                        raise DataError(
+                            f"{file}: damaged: its row groups have {sum(rows)} rows, the file has {metadata.num_rows}"
+                        )
+                    self.groups += [(file, i, count) for i, count in enumerate(rows)]
         except (OSError, ValueError, MemoryError, arrow.ArrowException) as error:
             raise DataError(f"{self._where}: cannot be read: {error}") from None
         self.groups = [group for group in self.groups if group[2]]

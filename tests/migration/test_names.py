@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -96,3 +97,38 @@ def test_the_options_of_defaults_are_told() -> None:
     found = value(f"{PARSER}{more}args = p.parse_args()\nsize = (args.width, args.height, 3)\nshown(size)")
     assert found.value == (300, 200, 3)
     assert [(one.name, one.line) for one in found.options] == [("--width", 4), ("--height", 7)]
+
+
+def _doubled(first: str, step: str, times: int = 40) -> str:
+    lines = [f"x0 = {first}", *(f"x{i + 1} = {step.replace('x', f'x{i}')}" for i in range(times))]
+    return "\n".join([*lines, f"shown(x{times})"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = f(x, 1, g(x), h(x))\nshown(x)",  # found by fuzzing: it took forever
+        "x = y + y\ny = x + x\nshown(x)",
+        _doubled("f()", "g(x, x, x)"),
+        _doubled("'a'", "x + x"),
+        _doubled("(1, 2)", "(x, x)"),
+        _doubled("'ab'", "'/'.join([x, x])"),
+        _doubled("3", "x * x"),
+        "shown('a' * 10 ** 9)",
+        "shown('a' * 9999999999)",
+        "shown(9999999999 * [1])",
+        "shown(('b' * 99999).join(['a'] * 99999))",
+    ],
+)
+def test_nothing_grows_beyond_what_names_are(source: str) -> None:
+    tracemalloc.start()
+    found = value(source)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found.known
+    assert peak < 50_000_000
+
+
+def test_what_is_used_often_is_still_known() -> None:
+    assert value(_doubled("1", "x + x", 12)).value == 2**12
+    assert value("x = 'ab'\nshown(x * 3 + x)").value == "abababab"
