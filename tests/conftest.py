@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,12 @@ LAYERS = [
     "commands",
 ]
 """Folders in the order of the architecture: what fails first is what the rest stands on."""
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs in the background with SIGINT ignored, which our child processes would inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

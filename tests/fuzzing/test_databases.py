@@ -158,13 +158,13 @@ def test_a_run_of_rows_that_takes_no_bytes(tmp_path: Path) -> None:
 
 def test_a_long_text_that_all_rows_have(tmp_path: Path) -> None:
     pa: Any = pytest.importorskip("pyarrow")
-    rows = 100_000
+    rows = 10_000
     text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array(["a" * 2**20]))
     scores = pa.array(np.linspace(0, 1, rows))
     path = parquet(tmp_path / "t.parquet", {"label": text, "score": scores})
     setup = f"from caffe_port.calibration.data import read_tables; import numpy, pyarrow.parquet; path = {str(path)!r}"
-    # 100 GB, were it there once a row.
-    done = in_little_memory(setup, "read_tables([path], positive_label='b')", 2**30)
+    # 10 GB, were it there once a row. pyarrow's allocator sets addresses aside by the GiB.
+    done = in_little_memory(setup, "read_tables([path], positive_label='b')", 3 * 2**30)
     assert "no label is 'b'" in done
 
 
