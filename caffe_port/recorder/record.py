@@ -24,7 +24,7 @@ Caffe ends the process itself, with a line that starts with F, where it refuses 
 # It has to stay Python 2.7: no annotations, f-strings, pathlib.
 # mypy: ignore-errors
 # ruff: noqa: B904, B905, BLE001, C401, C402, PTH100, PTH101, PTH107, PTH112, PTH113, PTH119, PTH120, PTH123, RUF005
-# ruff: noqa: SIM117, UP010, UP024, UP025, UP031
+# ruff: noqa: SIM117, UP010, UP024, UP031
 
 from __future__ import absolute_import, division, print_function
 
