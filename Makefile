@@ -39,11 +39,13 @@ convert: $(VENV)/.convert
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$(BIN)/python" -m pytest $(PYTEST) $(ARGS)
 
+# Processes that tests kill leave data cut off; combine warns of them.
 coverage: $(VENV)/.develop
 	@mkdir -p build/coverage
 	"$(BIN)/coverage" erase
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "$(BIN)/coverage" run -m pytest $(PYTEST) $(ARGS)
-	"$(BIN)/coverage" combine --quiet
+	PYTHONWARNINGS=ignore "$(BIN)/coverage" combine --quiet
+	@rm -f build/coverage/data.*
 	"$(BIN)/coverage" report
 
 mutation: $(VENV)/.mutation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,19 @@ LAYERS = [
     "commands",
 ]
 """Folders in the order of the architecture: what fails first is what the rest stands on."""
+
+
+@pytest.fixture(autouse=True)
+def limits_as_they_were() -> Iterator[None]:
+    """Takes back what a test adjusts in this process, as `--limit` of a command does."""
+    from caffe_port.limits import ENVIRONMENT, limits
+
+    given, before = os.environ.get(ENVIRONMENT), limits._current
+    yield
+    limits._current = before
+    os.environ.pop(ENVIRONMENT, None)
+    if given is not None:
+        os.environ[ENVIRONMENT] = given
 
 
 def pytest_configure() -> None:

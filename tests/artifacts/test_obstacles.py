@@ -110,3 +110,16 @@ def test_what_a_target_lacks(tmp_path: Path, target: str) -> None:
         target,
     )
     assert any(one.layer == "f" or "'f'" in one.text for one in found if one.stops)
+
+
+def test_what_the_source_cannot_say(tmp_path: Path) -> None:
+    file = tmp_path / "net.prototxt"
+    file.write_text(INPUT + 'layer { name: "d" type: "Dropout" bottom: "x" top: "y" }')
+
+    def load(with_weights: bool) -> Net:
+        return cp.load(file, phase="TRAIN")
+
+    (found,) = obstacles(load, ["pytorch-source"])
+    assert found.kind == "target lacks the layer" and found.stops
+    assert "source is written of nets of phase TEST" in found.text
+    assert obstacles(load, ["pytorch"]) == []

@@ -244,6 +244,21 @@ def test_without_the_prototxt_outputs_are_left_and_told(tmp_path: Path) -> None:
     assert "4: net.forward('score'): a name must be that of an output" in notes
 
 
+def test_the_names_of_all_outputs_keep_their_order(tmp_path: Path) -> None:
+    """OpenCV 4 has them by layer, OpenCV 5 as the file has them."""
+    source = f"{CALL}names = net.getUnconnectedOutLayersNames()\nids = net.getUnconnectedOutLayers()\n"
+    migration = planned(tmp_path, source, TWO_HEADS)
+    assert after(migration)[1] == "names = ['z_score', 'a_boxes']"
+    (tmp_path / "net.prototxt").unlink()
+    assert "3: getUnconnectedOutLayersNames(): " in texts(planned(tmp_path, source))
+
+
+def test_a_layer_that_the_net_lacks_is_told(tmp_path: Path) -> None:
+    migration = planned(tmp_path, f"{CALL}out = net.forward('scores')\n", TWO_HEADS)
+    assert "3: the net has no layer 'scores'" in texts(migration)
+    assert len(after(migration)) == 1
+
+
 def test_a_blob_of_another_size_makes_the_file_of_that_size(tmp_path: Path) -> None:
     source = f"{CALL}net.setInput(cv2.dnn.blobFromImage(image, 1.0, (16, 12)))\n"
     migration = planned(tmp_path, source, TWO_HEADS)

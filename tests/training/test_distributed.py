@@ -112,8 +112,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
         path.write_text(path.read_text().replace("im/6.png 0", "im/6.png 9").replace("shuffle: true", ""))
     write(two / "unknown", PLAIN.replace('top: "fc"', 'top: "fc" loss_weight: 0.1'))
     script = Path(__file__).with_name("workers.py")
-    done = torchrun(str(script), str(two))
-    assert done.wait(timeout=120) == 0, done.communicate()
+    for attempt in (1, 2):
+        done = torchrun(str(script), str(two))
+        said = done.communicate(timeout=120)
+        # Seen twice on a busy machine: PyTorch's own threads abort a worker while the workers find each other.
+        if attempt == 2 or "terminate called without an active exception" not in said[1]:
+            break
+    assert done.returncode == 0, said
     yield two, one
 
 
