@@ -37,15 +37,17 @@ LAYERS_API = (
 """What a declaration and its emitters use."""
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lays the packages where mkdocstrings looks, as they are installed: copies, as it follows links."""
+def on_startup(**_: object) -> None:
+    """Lays the packages where mkdocstrings looks, as they are installed: copies, as it follows links.
+
+    Before all else, because mkdocstrings passes over a folder that is not there when it begins.
+    """
     place = ROOT / "build" / "docs" / "caffe_port"
     shutil.rmtree(place, ignore_errors=True)
     python = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "caffe_port", place, ignore=python)
     for name in ("proto", "converters"):
         shutil.copytree(ROOT / name, place / name, ignore=python)
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
