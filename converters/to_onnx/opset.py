@@ -60,7 +60,7 @@ def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         copy.CopyFrom(model)
         return copy
     made = _lowered(model, opset) if ours and opset < ours[0] else _raised(model, opset)
-    made.ir_version = onnx.helper.find_min_ir_version_for(made.opset_import)
+    made.ir_version = onnx.helper.find_min_ir_version_for(made.opset_import, ignore_unknown=True)
     _check(made, opset)
     return made
 

@@ -70,3 +70,12 @@ def test_what_onnx_itself_cannot_raise_is_said_in_a_line() -> None:
 def test_a_model_that_is_not_valid_there() -> None:
     with pytest.raises(ArtifactError, match=f"the model is not valid at opset {OPSET - 1}: "):
         at_opset(model([node("Relu", "nothing")]), OPSET - 1)
+
+
+def test_an_operator_of_a_domain_that_nobody_knows() -> None:
+    pytest.importorskip("onnxruntime")
+    made = model([node("Foo", "x", domain="a.plugin")])
+    made.graph.output[0].type.CopyFrom(made.graph.input[0].type)
+    made.opset_import.append(onnx.helper.make_opsetid("a.plugin", 1))
+    with pytest.raises(ArtifactError, match=r"a\.plugin"):
+        at_opset(made, OPSET + 1)
